@@ -25,12 +25,15 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 class StackedCritic(BaseModel):
     """SB3's `ContinuousCritic` with its Q networks computed as one batched product a layer; same initial weights."""
 
-    def __init__(self, plain: ContinuousCritic, net_arch: list[int], activation_fn: type[nn.Module]) -> None:
+    def __init__(
+        self, plain: ContinuousCritic, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool = False
+    ) -> None:
         super().__init__(plain.observation_space, plain.action_space, features_extractor=plain.features_extractor)
         self.share_features_extractor = plain.share_features_extractor
         self.n_critics = plain.n_critics
         layers = [[module for module in net if isinstance(module, nn.Linear)] for net in plain.q_networks]  # type: ignore[attr-defined]
-        self.q_networks = EnsembleMLP(self.n_critics, layers[0][0].in_features, net_arch, 1, activation_fn())
+        inputs = layers[0][0].in_features
+        self.q_networks = EnsembleMLP(self.n_critics, inputs, net_arch, 1, activation_fn(), layer_norm)
         with torch.no_grad():
             for stacked, *members in zip(self.q_networks.layers, *layers, strict=True):
                 stacked.weight.copy_(torch.stack([member.weight.T for member in members]))
@@ -52,14 +55,23 @@ class StackedSACPolicy(SACPolicy):
     """SB3's SAC policy with stacked critics and fused optimisers; SB3's own `SAC.train` runs on it unchanged.
 
     Unless `net_arch` is given, two hidden layers of 128 units: an update costs half of one with SB3's 256.
+
+    :param layer_norm: Normalise the hidden layers of the critics, which keeps many updates a step from
+        overestimating (Hiraoka et al. 2022, 2110.02034).
     """
 
     critic: StackedCritic  # type: ignore[assignment]
     critic_target: StackedCritic  # type: ignore[assignment]
 
     def __init__(
-        self, observation_space: spaces.Space[Any], action_space: spaces.Box, lr_schedule: Schedule, **kwargs: Any
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        layer_norm: bool = False,
+        **kwargs: Any,
     ) -> None:
+        self.layer_norm = layer_norm
         if kwargs.get("net_arch") is None:
             kwargs["net_arch"] = [128, 128]
         if kwargs.get("optimizer_class", torch.optim.Adam) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
@@ -69,7 +81,7 @@ class StackedSACPolicy(SACPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> StackedCritic:  # type: ignore[override]
         plain = super().make_critic(features_extractor)
         arguments: dict[str, Any] = self.critic_kwargs
-        return StackedCritic(plain, arguments["net_arch"], arguments["activation_fn"]).to(self.device)
+        return StackedCritic(plain, arguments["net_arch"], arguments["activation_fn"], self.layer_norm).to(self.device)
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Activation = Callable[[Tensor], Tensor]
 BLOCK = 256  # rows
@@ -35,18 +36,29 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsembleMLP(nn.Module):
-    """E multi-layer perceptrons: [E, B, in] -> [E, B, out]; an input [B, in] is shared by all members."""
+    """E multi-layer perceptrons: [E, B, in] -> [E, B, out]; an input [B, in] is shared by all members.
+
+    :param layer_norm: Normalise the units of every hidden layer before its activation (Ba et al. 2016, 1607.06450),
+        without a learned scale.
+    """
 
     layers: Iterable[EnsembleLinear]
 
     def __init__(
-        self, members: int, in_size: int, hidden: Sequence[int], out_size: int, activation: Activation
+        self,
+        members: int,
+        in_size: int,
+        hidden: Sequence[int],
+        out_size: int,
+        activation: Activation,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         sizes = [in_size, *hidden, out_size]
         self.members = members
         self.layers = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in itertools.pairwise(sizes))  # type: ignore[assignment]
         self.activation = activation
+        self.layer_norm = layer_norm
 
     def reset_parameters(self) -> None:
         """Forget everything: weights as when new."""
@@ -68,6 +80,9 @@ class EnsembleMLP(nn.Module):
 
     def _through(self, x: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
         for bias, weight in layers[:-1]:
-            x = self.activation(torch.baddbmm(bias, x, weight))
+            x = torch.baddbmm(bias, x, weight)
+            if self.layer_norm:
+                x = functional.layer_norm(x, x.shape[-1:])
+            x = self.activation(x)
         bias, weight = layers[-1]
         return torch.baddbmm(bias, x, weight)
