@@ -29,7 +29,7 @@ class PackedReplayBuffer(ReplayBuffer):
 
     :param buffer_size: Transitions that it holds at most, over all environments.
     :param observation_space: Any space but Dict and Tuple.
-    :param action_space: The actions' space; a discrete action is stored as its number.
+    :param action_space: The actions' space. A discrete action is stored one-hot: SB3's batches hold its number again.
     :param device: Where batches go.
     :param n_envs: Parallel environments.
     :param optimize_memory_usage: Refused: it would lose the final observations of episodes.
@@ -90,7 +90,11 @@ class PackedReplayBuffer(ReplayBuffer):
             obs, next_obs = obs.reshape(self.n_envs, 1), next_obs.reshape(self.n_envs, 1)
         self.observations[pos] = obs
         self.next_observations[pos] = next_obs
-        self.actions[pos] = action.reshape(self.n_envs, self.action_dim)
+        if self._discrete_action is None:
+            self.actions[pos] = action.reshape(self.n_envs, self.action_dim)
+        else:
+            self.actions[pos] = 0.0
+            self.actions[pos, range(self.n_envs), action.reshape(-1) - self._discrete_action.start] = 1.0
         self.rewards[pos] = reward
         self._terminated[pos] = done
         self.timeouts[pos] = 0.0
@@ -174,6 +178,8 @@ class PackedReplayBuffer(ReplayBuffer):
         if not self._plain:
             shape = (len(obs), *self.obs_shape)
             obs, next_obs = obs.view(shape).to(self._obs_dtype), next_obs.view(shape).to(self._obs_dtype)
+            if self._discrete_action is not None:
+                action = action.argmax(dim=1, keepdim=True) + self._discrete_action.start
             action = action.to(self._action_dtype)
         if env is not None:
             obs, next_obs = (torch.as_tensor(self._normalize_obs(part.numpy(), env)) for part in (obs, next_obs))
@@ -216,11 +222,13 @@ class PackedReplayBuffer(ReplayBuffer):
 
     def _allocate(self) -> None:
         steps, n = self.buffer_size, self.n_envs
-        self.row_sizes = math.prod(self.obs_shape), self.action_dim  # S, A: floats in an observation and an action
+        self._discrete_action = self.action_space if isinstance(self.action_space, spaces.Discrete) else None
+        action_size = self.action_dim if self._discrete_action is None else int(self._discrete_action.n)
+        self.row_sizes = math.prod(self.obs_shape), action_size  # S, A: floats in an observation and an action
         self._store = store = RowStore(steps * n, *self.row_sizes)
         self.observations = store.obs.reshape(steps, n, *self.obs_shape)
         self.next_observations = store.next_obs.reshape(steps, n, *self.obs_shape)
-        self.actions = store.action.reshape(steps, n, self.action_dim)
+        self.actions = store.action.reshape(steps, n, action_size)
         self.rewards = store.reward.reshape(steps, n)
         self.timeouts = store.truncated.reshape(steps, n)
         self._terminated = store.terminated.reshape(steps, n)

@@ -108,6 +108,7 @@ SPACES: dict[str, tuple[spaces.Space[Any], spaces.Space[Any]]] = {
     "float64": (spaces.Box(-np.inf, np.inf, (3,), np.float64), spaces.Box(-1, 1, (2,), np.float64)),
     "image": (spaces.Box(0, 255, (2, 3, 4), np.uint8), spaces.Discrete(5)),
     "discrete": (spaces.Discrete(7), spaces.Discrete(5)),
+    "discrete from 3": (OBS, spaces.Discrete(4, start=3)),
     "multi": (spaces.MultiDiscrete([3, 4]), spaces.MultiDiscrete([2, 5])),
     "binary": (spaces.MultiBinary(4), spaces.MultiBinary(2)),
 }
@@ -144,6 +145,15 @@ def test_the_same_rows_give_sb3s_batch(kind: str, n_envs: int) -> None:
     if kind == "float64":  # rows are float32, and so are the batches; policies cast to it in any case
         expected = ReplayBufferSamples(*(part.float() for part in expected[:5]))
     same(ours.samples_at(rows), expected)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_a_discrete_action_is_one_hot_in_the_units_of_world_models(n_envs: int) -> None:
+    buffer = PackedReplayBuffer(12, *SPACES["discrete from 3"], device="cpu", n_envs=n_envs)
+    play([buffer], 15)  # the ring wraps
+    rows = np.arange(len(buffer))
+    numbers = buffer.samples_at(rows).actions[:, 0] - 3
+    assert torch.equal(buffer.gather(rows).action, torch.nn.functional.one_hot(numbers, 4).float())
 
 
 def test_a_step_stands_for_all_its_environments_alike() -> None:
