@@ -3,8 +3,8 @@
 Letters: B batch, E ensemble member, H horizon, N candidate plan, S observation size, A action size.
 
 Unit law: buffers and world models hold raw environment observations and rewards, and actions scaled to [-1, 1], a
-discrete action one-hot; normalisation lives inside the model and inside the policy. `terminated` is an event of the task and stops
-bootstrapping; a time limit (`truncated`) does not.
+discrete action one-hot; normalisation lives inside the model and inside the policy. `terminated` is an event of the
+task and stops bootstrapping; a time limit (`truncated`) does not.
 """
 
 from __future__ import annotations
