@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,33 +11,22 @@ from torch import Tensor
 
 from dyna import actor_critic
 from dyna.actor_critic import Losses, StackedSACPolicy
-from dyna.base import DynaMixin
+from dyna.branched import BranchedDyna
 from dyna.errors import UserError
-from dyna.imagination import MBPOSchedule
-from dyna.truncation import Truncation
 from dyna.types import Transitions
-from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 
-class MBPO(DynaMixin, SAC):
+class MBPO(BranchedDyna, SAC):
     """Soft actor-critic that learns mostly from short rollouts imagined by a learned ensemble.
 
-    Algorithm 2 of the paper; reward and termination are learned too. It takes SB3's SAC's arguments too.
+    Algorithm 2 of the paper; reward and termination are learned too. It takes the arguments of `BranchedDyna`, among
+    them `real_share`, and those of SB3's SAC.
 
     :param policy: Policy class or its alias.
     :param env: Environment, or its Gymnasium id.
     :param learning_rate: Step size of actor, critic and entropy coefficient; a number or a schedule.
     :param learning_starts: Random steps before learning begins.
     :param gradient_steps: Updates of actor and critic each time a step was made (G in the paper: 20 to 40).
-    :param real_share: Share of real transitions in every batch; 1 is SAC.
-    :param model_every: Environment steps between two fits of the world model.
-    :param rollouts: Imagined rollouts an environment step (M in the paper).
-    :param horizon: Steps of a rollout at most: a number, or [from, to, first step, last step] to grow it (section 5).
-    :param truncate: Rule that ends rollouts early: infoprop, keep_all (the paper), macura, m2ac, or a mapping.
-    :param model_lifetime: Fits of the model after which imagined transitions are dropped.
-    :param world_model: Size and training rule of the ensemble.
-    :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
-    :param termination_fn: Exact end (obs, action in [-1, 1], next_obs) -> bool [B]; without one it is learned.
     """
 
     policy_aliases = {"MlpPolicy": StackedSACPolicy}
@@ -51,42 +39,17 @@ class MBPO(DynaMixin, SAC):
         learning_rate: float | Schedule = 3e-4,
         learning_starts: int = 1_000,
         gradient_steps: int = 10,
-        real_share: float = 0.05,
-        model_every: int = 250,
-        rollouts: int = 50,
-        horizon: int | Sequence[int] = 2,
-        truncate: str | Mapping[str, Any] | Truncation = "infoprop",
-        model_lifetime: int = 2,
-        world_model: EnsembleSettings = EnsembleSettings(),  # noqa: B008 - frozen
-        reward_fn: KnownReward | None = None,
-        termination_fn: KnownTermination | None = None,
-        **sac: Any,
+        **more: Any,
     ) -> None:
         if isinstance(policy, type) and not issubclass(policy, StackedSACPolicy):
             raise UserError(f"policy must be MlpPolicy or a StackedSACPolicy, got {policy.__name__}")
-        for name, value in {"model_every": model_every, "rollouts": rollouts, "model_lifetime": model_lifetime}.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
-        schedule = (horizon, horizon, 0, 0) if isinstance(horizon, int) else horizon
-        if len(schedule) != 4:
-            raise UserError(f"horizon must be a number or [from, to, first step, last step], got {horizon}")
-        self.horizon = MBPOSchedule(*schedule)
-        self.model_every, self.rollouts, self.model_lifetime = model_every, rollouts, model_lifetime
-        self.settle(
-            world_model=world_model,
-            truncate=truncate,
-            real_share=real_share,
-            imagined_capacity=rollouts * model_every * self.horizon.longest * model_lifetime,
-            reward_fn=reward_fn,
-            termination_fn=termination_fn,
-        )
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]  # None while SB3 loads
-            learning_rate,
+            env,
+            learning_rate=learning_rate,
             learning_starts=learning_starts,
             gradient_steps=gradient_steps,
-            **sac,
+            **more,
         )
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
@@ -94,10 +57,7 @@ class MBPO(DynaMixin, SAC):
         self.policy.set_training_mode(True)
         optimisers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         self._update_learning_rate([optimiser for optimiser in optimisers if optimiser is not None])
-        if self.is_fit_due(self.model_every):
-            self.fit_world_model()  # line 3
-            horizon = self.horizon.horizon(self.num_timesteps)
-            self.dream(self.rollouts * self.model_every, horizon, self.model_lifetime)  # lines 6-8
+        self.fit_and_dream()  # lines 3 to 8
         for step in range(gradient_steps):  # lines 9-10
             losses = self._update(self.replay.sample_transitions(batch_size))
             if step % self.target_update_interval == 0:
