@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
+from dyna import generators
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
@@ -128,7 +129,7 @@ class DynaMixin(OffPolicyAlgorithm):
         self.imagined.load_state_dict(state["imagined"])
         self.replay.load_state_dict(state["replay"])
         self.truncate.load_state_dict(state["truncate"])
-        self.rng.set_state(state["rng"])
+        generators.set_torch(self.rng, state["rng"])
         self._fitted_at = None if state["fitted_at"] < 0 else state["fitted_at"]
         self.updates = dict(state["updates"])
         self.world_model_metrics = dict(state["world_model_metrics"])

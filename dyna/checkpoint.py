@@ -78,10 +78,13 @@ def load(folder: Path) -> Loaded | None:
     for step in steps(folder):
         try:
             return Loaded(step, _read(folder / f"{step:010d}", folder / "blocks"), damaged)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            damaged.append(f"the checkpoint of step {step} is damaged and was passed over: {error}")
+        except Exception as error:  # whatever a reader raises at bytes that nobody has written
+            damaged.append(f"the checkpoint of step {step} is damaged and was passed over: {_said(error)}")
     if damaged:
-        raise UserError(f"no checkpoint in {str(folder)!r} can be used: {'; '.join(damaged)}")
+        raise UserError(
+            f"no checkpoint in {str(folder)!r} can be used ({'; '.join(damaged)}): `dyna train --config` with the "
+            "config.yaml beside it starts anew"
+        )
     return None
 
 
@@ -109,16 +112,16 @@ def _write_parts(temporary: Path, store: Path, packed: Packed) -> set[str]:
     }
     for name, content in parts.items():
         files.write(temporary / name, content)
-    blocks = {block for entry in index.values() for block in entry["blocks"]}
+    blocks = _sorted_blocks(index)
     manifest = {
         "format": FORMAT,
         "parts": {name: _digest(content) for name, content in parts.items()},
-        "blocks": sorted(blocks),
+        "blocks": blocks,
     }
     files.write(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
     files.sync_folder(store)
     files.sync_folder(temporary)
-    return blocks
+    return set(blocks)
 
 
 def _write_blocks(store: Path, array: np.ndarray) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def _write_blocks(store: Path, array: np.ndarray) -> dict[str, Any]:
 
 
 def _read(path: Path, store: Path) -> Tree:
-    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest = _manifest(path)
     if manifest["format"] != FORMAT:
         raise DamagedError(f"it has format {manifest['format']}, this version reads format {FORMAT}")
     parts = {name: (path / name).read_bytes() for name in ("state.json", "arrays.npz", "tensors.safetensors")}
@@ -147,10 +150,20 @@ def _read(path: Path, store: Path) -> Tree:
         if _digest(content) != manifest["parts"][name]:
             raise DamagedError(f"{path / name} does not match its checksum")
     state = json.loads(parts["state.json"])
+    if manifest["blocks"] != _sorted_blocks(state["large"]):  # the manifest has no checksum of its own
+        raise DamagedError(f"{path / 'manifest.json'} names other blocks than state.json")
     with np.load(io.BytesIO(parts["arrays.npz"]), allow_pickle=False) as npz:
         arrays = {name: npz[str(i)] for i, name in enumerate(state["small"])}
     arrays |= {name: _read_blocks(store, entry) for name, entry in state["large"].items()}
     return unpack(Packed(state["skeleton"], arrays, safetensors.torch.load(parts["tensors.safetensors"])))
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
+    except ValueError as error:
+        raise DamagedError(f"{path / 'manifest.json'} is no JSON: {error}") from error
+    return manifest
 
 
 def _read_blocks(store: Path, entry: dict[str, Any]) -> np.ndarray:
@@ -173,6 +186,16 @@ def _blocks(store: Path, names: list[str]) -> Iterator[np.ndarray]:
         yield np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
+def _sorted_blocks(index: dict[str, Any]) -> list[str]:
+    return sorted({block for entry in index.values() for block in entry["blocks"]})
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, (DamagedError, OSError, safetensors.SafetensorError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
 def _digest(*pieces: bytes | memoryview) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
@@ -184,14 +207,16 @@ def _drop_old(folder: Path, used: set[str]) -> None:
     kept, dropped = steps(folder)[:KEEP], steps(folder)[KEEP:]
     for step in dropped:
         shutil.rmtree(folder / f"{step:010d}")
+    for path in folder.glob(".*.tmp"):  # of a process that died while writing
+        shutil.rmtree(path)
     used = used.union(*(_blocks_of(folder / f"{step:010d}") for step in kept))
-    for path in (folder / "blocks").iterdir():
+    for path in (folder / "blocks").glob("*"):  # a copy of a run may lack the folder, where it was empty
         if path.stem not in used:
             path.unlink()
 
 
 def _blocks_of(path: Path) -> set[str]:
     try:
-        return set(json.loads((path / "manifest.json").read_bytes())["blocks"])
+        return set(_manifest(path)["blocks"])
     except (OSError, ValueError, KeyError, TypeError):  # damaged: `load` says so
         return set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 from collections.abc import Iterator
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from dyna.tree import Tree
 
@@ -27,7 +29,7 @@ def set_process(state: dict[str, Tree]) -> None:
     set_host(state)
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
 
 
 def of_host() -> dict[str, Tree]:
@@ -49,6 +51,14 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         set_process(state)
+
+
+def set_torch(generator: torch.Generator, state: Tensor) -> None:
+    """Put a generator into a saved state; one of another kind of device is seeded by what the state holds."""
+    if generator.get_state().shape == state.shape:
+        generator.set_state(state.cpu())
+    else:  # torch has a generator of its own for each kind of device, and no way from one to the other
+        generator.manual_seed(int.from_bytes(hashlib.sha256(state.cpu().numpy().tobytes()).digest()[:8], "little"))
 
 
 def of_space(space: spaces.Space[Any]) -> dict[str, Tree]:
@@ -89,7 +99,9 @@ def restored(generator: Any, state: Tree) -> Generator:
         generator = generator if isinstance(generator, np.random.RandomState) else np.random.RandomState()
         generator.set_state(state)
     else:
-        kind = getattr(np.random, state["bit_generator"])
+        kind = getattr(np.random, state["bit_generator"], None)
+        if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+            raise ValueError(f"{state['bit_generator']!r} is none of NumPy's bit generators")
         if not (isinstance(generator, np.random.Generator) and isinstance(generator.bit_generator, kind)):
             generator = np.random.Generator(kind())
         generator.bit_generator.state = state

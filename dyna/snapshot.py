@@ -37,6 +37,7 @@ def take(model: BaseAlgorithm, *, mid_rollout: bool = False) -> dict[str, Tree]:
     env = model.get_env()
     assert env is not None  # a training has one
     return {
+        "device": model.device.type,
         "attributes": _attributes(model, _OF_THIS_PROCESS),
         "parameters": model.get_parameters(),
         "noise": [_attributes(noise) for noise in _noises(model)],
@@ -71,6 +72,9 @@ def restore(model: BaseAlgorithm, state: dict[str, Tree]) -> list[str]:
     for monitor, episode in zip(envs.monitors(env), state["episodes"], strict=True):
         _put_monitor(monitor, episode)
     differences = _put_environments(model, state["environments"])
+    before = state.get("device", model.device.type)
+    if before != model.device.type:  # other generators, and sums in another order
+        differences.append(f"it was trained on {before} and goes on on {model.device.type}")
     for space, space_state in zip(_spaces(model), state["spaces"], strict=True):
         generators.set_space(space, space_state)
     generators.set_process(state["generators"])  # last: all of the above may have drawn
