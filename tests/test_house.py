@@ -64,7 +64,7 @@ def breaches(room: str, module: str, source: str) -> list[str]:
             allowed = within(name, MAY_IMPORT[room] | sys.stdlib_module_names)
         if not allowed:
             found.append(f"{module} imports {name}: {room} may not")
-        if within(name, {"numba"}) and module != COMPILED:
+        if within(name, {"numba"}) and not within(module, {COMPILED}):
             found.append(f"{module} imports {name}: compiled code lives in {COMPILED} alone")
     return found
 
@@ -110,7 +110,7 @@ def test_the_law_catches(room: str, module: str, source: str) -> None:
     ("room", "module", "source"),
     [
         ("dyna", "dyna.train", "import torch\nfrom dyna import registry\nfrom . import runs"),
-        ("dyna", "dyna.kernels", "from numba import njit"),
+        ("dyna", "dyna.kernels.tabular", "from numba import njit"),
         ("dyna", "dyna.train", "import algorithms_of_mine"),
         (
             "dyna.algorithms",

@@ -59,7 +59,9 @@ def test_the_wheel_holds_every_room_once(installed: Installed) -> None:
     names = zipfile.ZipFile(installed.wheel).namelist()
     assert len(names) == len(set(names))
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"dyna"}
-    for room, prefix in (("dyna", "dyna"), ("algorithms", "dyna/algorithms"), ("environments", "dyna/environments")):
+    rooms = {"dyna": "dyna", "dyna/kernels": "dyna/kernels"}
+    rooms |= {name: f"dyna/{name}" for name in ("algorithms", "environments")}
+    for room, prefix in rooms.items():
         expected = {f"{prefix}/{file.name}" for file in (ROOT / room).glob("*.py")}
         assert {name for name in names if name.rpartition("/")[0] == prefix and name.endswith(".py")} == expected
     presets = {f"dyna/algorithms/presets/{file.name}" for file in (ROOT / "algorithms" / "presets").glob("*.yaml")}

@@ -1,8 +1,6 @@
-"""Compiled loops: the only file with `@njit`.
+"""Loops over replay: rows, episodes, and the sum tree of prioritised sampling.
 
 Rows of a store lie in one float32 array: obs [S] | action [A] | reward | terminated | truncated | next_obs [S] | more.
-Random numbers come from SplitMix64 (Steele, Lea, Flood 2014, figure 13), whose whole state is one word, kept in
-`random` [1] uint64: a NumPy generator costs more to hand to compiled code than the 256 rows that it would draw.
 
 No kernel is parallel: a gather is bound by memory, and OpenMP ends a process that forks after its first use, as
 SB3's SubprocVecEnv may.
@@ -10,35 +8,23 @@ SB3's SubprocVecEnv may.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-F = TypeVar("F", bound=Callable[..., Any])
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
-Random = npt.NDArray[np.uint64]
+from dyna.kernels.compiling import Doubles, Floats, Indices, Random, compiled
+from dyna.kernels.random import below, draw, uniform
 
 LINE = 16  # floats in a cache line
 AHEAD = 32  # rows that are asked from memory before they are copied
 PREFETCHED = 8 * LINE  # floats of a row; the hardware fetches the rest of a longer one by itself
 ATTEMPTS = 1_000  # draws of one sequence before the whole store is searched
-
-U1, U11, U27, U30, U31, U32 = (np.uint64(n) for n in (1, 11, 27, 30, 31, 32))
-GAMMA, MIX_A, MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-LOW_32 = np.uint64(0xFFFFFFFF)
-DOUBLE_ULP = 2.0**-53
-
-log = logging.getLogger("dyna")
 
 # numba leaves these untyped
 carray: Any = numba.carray  # type: ignore[attr-defined,unused-ignore]
@@ -46,15 +32,6 @@ lowered = cast(Callable[[Callable[..., Any]], Any], intrinsic)
 get_or_insert: Any = cgutils.get_or_insert_function
 raw_memcpy: Any = cgutils.raw_memcpy
 pointer: Any = types.CPointer
-
-
-def compiled(function: F) -> F:
-    """`function` as machine code, kept on disk in the package folder, `NUMBA_CACHE_DIR` or the user's cache folder."""
-    try:
-        return cast(F, njit(cache=True, error_model="numpy")(function))
-    except RuntimeError as error:  # none of the three can be written to
-        log.debug("%s is compiled anew in every process: %s", function.__name__, error)
-        return cast(F, njit(error_model="numpy")(function))
 
 
 @lowered
@@ -97,81 +74,6 @@ def _copy(context: Any, target: Any, i: Any, source: Any, j: Any, n: Any) -> Any
         return context.get_dummy_value()
 
     return types.void(target, i, source, j, n), generate
-
-
-# Random numbers
-
-
-@compiled
-def mix(word: np.uint64) -> np.uint64:
-    """The random word that belongs to a state of the generator; the next state lies GAMMA further."""
-    word = (word ^ (word >> U30)) * MIX_A
-    word = (word ^ (word >> U27)) * MIX_B
-    mixed: np.uint64 = word ^ (word >> U31)
-    return mixed
-
-
-@compiled
-def below(state: np.uint64, n: int) -> tuple[np.uint64, np.int64]:
-    """The next state, and an unbiased uniform integer in [0, n), n < 2^32 (Lemire 2019, 1805.10941, algorithm 5)."""
-    bound = np.uint64(n)
-    state += GAMMA
-    product = (mix(state) >> U32) * bound
-    if product & LOW_32 < bound:
-        threshold = ((U1 << U32) - bound) % bound
-        while product & LOW_32 < threshold:
-            state += GAMMA
-            product = (mix(state) >> U32) * bound
-    return state, np.int64(product >> U32)
-
-
-@compiled
-def uniform(state: np.uint64) -> tuple[np.uint64, np.float64]:
-    """The next state, and a uniform double in [0, 1)."""
-    state += GAMMA
-    return state, np.float64(mix(state) >> U11) * DOUBLE_ULP
-
-
-@compiled
-def draw(random: Random, n: int, bound: int) -> Indices:
-    """[n] uniform integers in [0, bound), with replacement."""
-    out, state = np.empty(n, np.int64), random[0]  # kept in a register
-    for i in range(n):
-        state, out[i] = below(state, bound)
-    random[0] = state
-    return out
-
-
-@compiled
-def draw_distinct(random: Random, n: int, bound: int) -> Indices:
-    """[n] different uniform integers in [0, bound), n <= bound, in random order.
-
-    A Fisher-Yates shuffle that keeps the swaps in a hash table: it costs O(n), however large the bound.
-    """
-    slots = 4
-    while slots < 4 * n:
-        slots *= 2
-    keys, values = np.full(slots, -1, np.int64), np.empty(slots, np.int64)
-    out, state = np.empty(n, np.int64), random[0]
-    for i in range(n):
-        state, further = below(state, bound - i)
-        j = i + further
-        at_j, at_i = _slot(keys, j), _slot(keys, i)
-        out[i] = values[at_j] if keys[at_j] == j else j
-        displaced = values[at_i] if keys[at_i] == i else i
-        keys[at_j], values[at_j] = j, displaced
-    random[0] = state
-    return out
-
-
-@compiled
-def _slot(keys: Indices, key: int) -> np.int64:
-    """Where `key` lies, or would lie, in an open-addressing hash table whose size is a power of two."""
-    mask = len(keys) - 1
-    slot: np.int64 = np.int64((np.uint64(key) * GAMMA) >> U32) & mask
-    while keys[slot] != -1 and keys[slot] != key:
-        slot = (slot + 1) & mask
-    return slot
 
 
 # Rows
