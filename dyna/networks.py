@@ -14,6 +14,11 @@ Activation = Callable[[Tensor], Tensor]
 BLOCK = 256  # rows
 
 
+def silu(x: Tensor) -> Tensor:
+    """The activation x sigmoid(x), element by element; where no gradient is asked for, it overwrites x."""
+    return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class EnsembleLinear(nn.Module):
     """E linear layers, one `baddbmm`: [E, B, in] -> [E, B, out]; initialised as `nn.Linear`."""
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyna import fitting
+from dyna import audit, fitting
 from dyna.errors import UserError
-from dyna.networks import EnsembleMLP
+from dyna.networks import EnsembleMLP, silu
 from dyna.types import Outcome, Prediction, Transitions
 
 KnownReward = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -127,8 +127,8 @@ class GaussianEnsemble(nn.Module):
         self.obs_size, self.action_size = obs_size, action_size
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
         inputs, members = obs_size + action_size, settings.members
-        self.state_network = EnsembleMLP(members, inputs, [settings.width] * settings.depth, 2 * obs_size, F.silu)
-        self.outcome_network = EnsembleMLP(members, inputs + 3 * obs_size, OUTCOME_HIDDEN, 3, F.silu)
+        self.state_network = EnsembleMLP(members, inputs, [settings.width] * settings.depth, 2 * obs_size, silu)
+        self.outcome_network = EnsembleMLP(members, inputs + 3 * obs_size, OUTCOME_HIDDEN, 3, silu)
         for name, value in {
             "x_mean": torch.zeros(obs_size + action_size),
             "x_std": torch.ones(obs_size + action_size),
@@ -182,19 +182,18 @@ class GaussianEnsemble(nn.Module):
         rows, elites = len(obs), len(self.elites)
         order = torch.randperm(rows + -rows % elites, generator=rng, device=obs.device)
         dealt = (order % max(rows, 1)).view(elites, -1)  # a few rows twice, so that all elites get equally many
-        x = self.normalise_input(obs, action)
-        prediction = self._prediction(obs[dealt], x[dealt], self.elites)
-        back = order.argsort()[:rows]
-        mean, std, p_terminated = (part.flatten(0, 1)[back] for part in prediction)
+        raw = torch.cat([obs, action], dim=-1)[dealt]
+        prediction = self._prediction(raw[..., : self.obs_size], (raw - self.x_mean) / self.x_std, self.elites)
+        mean, std, p_terminated = (_gathered(part.flatten(0, 1), order)[:rows] for part in prediction)
         return self._draw(mean, std, p_terminated, rng)
 
     def known(self, obs: Tensor, action: Tensor, outcome: Outcome) -> Outcome:
         """The outcome with the exact reward and termination in place of the learned ones, where they were given."""
         next_obs, reward, terminated = outcome
         if self.reward_fn is not None:
-            reward = self.reward_fn(obs, action, next_obs).to(reward)
+            reward = audit.called("reward_fn", self.reward_fn, obs, action, next_obs)
         if self.termination_fn is not None:
-            terminated = self.termination_fn(obs, action, next_obs).to(terminated)
+            terminated = audit.called("termination_fn", self.termination_fn, obs, action, next_obs)
         return Outcome(next_obs, reward, terminated)
 
     def fit(self, data: Transitions, *, rng: torch.Generator) -> dict[str, float]:
@@ -240,6 +239,11 @@ class GaussianEnsemble(nn.Module):
         step = torch.normal(mean, std, generator=rng)
         ended = torch.rand(p_terminated.shape, generator=rng, device=mean.device) < p_terminated
         return Outcome(step[:, :-1], step[:, -1], ended.float())
+
+
+def _gathered(dealt: Tensor, order: Tensor) -> Tensor:
+    """Row i of the result is the row of `dealt` [B, ...] at which `order`, a permutation [B], holds i."""
+    return torch.empty_like(dealt).index_copy_(0, order, dealt)
 
 
 def bounded(log_var: Tensor) -> Tensor:
