@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,37 +57,58 @@ def make_player(config: RunConfig, env: VecEnv) -> BaseAlgorithm:
 
 def save(model: BaseAlgorithm, path: Path) -> None:
     """Write `path`.zip, SB3's own format, and `path`.safetensors, from which `load` reads; raises OSError."""
-    temporary = path.with_name(f".{path.name}.tmp.zip")
-    model.save(temporary)
-    temporary.replace(path.with_suffix(".zip"))
-    tensors = _observation_moments(model)
-    for name, module in _modules(model).items():
-        tensors |= {f"{name}/{key}": value.cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    files.replace(path.with_suffix(SUFFIX), safetensors.torch.save(tensors))
+    archive = io.BytesIO()
+    model.save(archive)
+    files.replace(path.with_suffix(".zip"), archive.getvalue())
     normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:  # what SB3's users load beside the zip
-        normalizer.save(str(path.with_name("vecnormalize.pkl")))
+    if normalizer is not None:  # what SB3's users load beside the zip; `load` does not need it
+        pickled = path.with_name(f"{path.name}_vecnormalize.pkl")
+        temporary = pickled.with_name(f".{pickled.name}.tmp")
+        normalizer.save(str(temporary))
+        temporary.replace(pickled)
+    files.replace(path.with_suffix(SUFFIX), _serialized(weights(model)))
 
 
 def load(model: BaseAlgorithm, path: Path) -> None:
     """Read what `save` wrote into a model of the same kind, running no code; raises UserError where it does not fit."""
+    file = path.with_suffix(SUFFIX)
     try:
-        tensors = safetensors.torch.load_file(path.with_suffix(SUFFIX))
-        for name, module in _modules(model).items():
-            start = f"{name}/"
-            module.load_state_dict({key[len(start) :]: t for key, t in tensors.items() if key.startswith(start)})
-        for name, value in _observation_moments(model).items():
-            value.copy_(tensors[name])
+        put_weights(model, safetensors.torch.load_file(file))
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path.with_suffix(SUFFIX)} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}") from error
     except (RuntimeError, KeyError) as error:  # torch's list of every tensor that does not fit
-        raise UserError(f"{path.with_suffix(SUFFIX)} holds other weights than the configuration describes") from error
+        raise UserError(f"{file} holds other weights than the configuration describes") from error
 
 
-def is_finite(model: BaseAlgorithm) -> bool:
-    """Whether every weight is a number."""
-    weights = (weight for module in _modules(model).values() for weight in module.parameters())
-    return all(bool(torch.isfinite(weight).all()) for weight in weights)
+def is_saved(weights: Mapping[str, Tensor], path: Path) -> bool:
+    """Whether `path`.safetensors holds these weights, to the last bit."""
+    try:
+        return path.with_suffix(SUFFIX).read_bytes() == _serialized(weights)
+    except OSError:
+        return False
+
+
+def weights(model: BaseAlgorithm) -> dict[str, Tensor]:
+    """What plays: a copy of every weight, and of the moments by which observations are normalised."""
+    found = {name: value.clone() for name, value in _observation_moments(model).items()}
+    for name, module in modules(model).items():
+        found |= {f"{name}/{key}": value.cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    return found
+
+
+def put_weights(model: BaseAlgorithm, weights: Mapping[str, Tensor]) -> None:
+    """Restore what `weights` returned; raises RuntimeError or KeyError where it does not fit."""
+    for name, module in modules(model).items():
+        start = f"{name}/"
+        module.load_state_dict({key[len(start) :]: t for key, t in weights.items() if key.startswith(start)})
+    for name, value in _observation_moments(model).items():
+        value.copy_(weights[name])
+
+
+def modules(model: BaseAlgorithm) -> dict[str, nn.Module]:
+    """The networks that an algorithm declares as its own."""
+    found = {name: recursive_getattr(model, name) for name in model._get_torch_save_params()[0]}
+    return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
 
 
 def updates(model: BaseAlgorithm) -> dict[str, int]:
@@ -115,10 +138,8 @@ def _optimizer_steps(optimizer: Any) -> int:
     return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
 
 
-def _modules(model: BaseAlgorithm) -> dict[str, nn.Module]:
-    """The networks that an algorithm declares as its own."""
-    found = {name: recursive_getattr(model, name) for name in model._get_torch_save_params()[0]}
-    return {name: module for name, module in found.items() if isinstance(module, nn.Module)}
+def _serialized(weights: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save(dict(weights))
 
 
 def _observation_moments(model: BaseAlgorithm) -> dict[str, Tensor]:

@@ -18,9 +18,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
 
 from dyna import agents, checkpoint, envs, evaluate, generators, logs, resumable, snapshot
 from dyna.evaluate import BEST, Evaluation
+from dyna.health import Health
 from dyna.interrupts import Interrupts
 from dyna.progress import Meter, Reading, say
 from dyna.runs import Run
@@ -78,6 +80,7 @@ class Evaluator:
         self.last: float | None = None
         self.best: float | None = None
         self.step = 0
+        self._best_weights: dict[str, Tensor] | None = None
         self._told = False
 
     def is_due(self, step: int) -> bool:
@@ -100,6 +103,7 @@ class Evaluator:
         self.step, self.last = step, result.return_mean
         if self.best is None or result.return_mean > self.best:
             self.best = result.return_mean
+            self._best_weights = agents.weights(model)
             agents.save(model, self._run.path / BEST)
         return result
 
@@ -109,14 +113,21 @@ class Evaluator:
             "last": self.last,
             "best": self.best,
             "step": self.step,
+            "best_weights": self._best_weights,
             "carried": [resumable.carried(monitor.env) for monitor in envs.monitors(self._env)],
         }
 
-    def load_state(self, state: dict[str, Tree]) -> None:
-        """Restore what `state` returned."""
+    def load_state(self, state: dict[str, Tree], model: BaseAlgorithm) -> None:
+        """Restore what `state` returned, and the best model's files where they hold another model."""
         self.last, self.best, self.step = state["last"], state["best"], state["step"]
         for monitor, carried in zip(envs.monitors(self._env), state["carried"], strict=True):
             resumable.put_carried(monitor.env, carried)
+        self._best_weights, path = state.get("best_weights"), self._run.path / BEST
+        if self._best_weights is not None and not agents.is_saved(self._best_weights, path):
+            now = agents.weights(model)
+            agents.put_weights(model, self._best_weights)
+            agents.save(model, path)
+            agents.put_weights(model, now)
 
     def _log(self, result: Evaluation, step: int, seconds: float) -> None:
         path = self._run.path / EVALUATIONS
@@ -139,6 +150,7 @@ class Seam(BaseCallback):
         self._run, self._evaluator, self._meter, self._interrupts = run, evaluator, meter, interrupts
         self._saved = saved
         self.saved_at = 0
+        self.evaluating = False
         self.clock = Clock()
 
     @property
@@ -151,9 +163,17 @@ class Seam(BaseCallback):
         """The step of the last evaluation."""
         return self._evaluator.step
 
+    def is_healthy(self) -> bool:
+        """Whether what has been learnt is worth saving: it is all there, and every weight is a number."""
+        return self.restored and self._health.is_finite()
+
+    def check(self) -> None:
+        """Raise Diverged where the last updates ran into NaN or infinity."""
+        self._health.check()
+
     def evaluate(self) -> None:
         """Evaluate the policy as it is now."""
-        step = self.model.num_timesteps
+        step, self.evaluating = self.model.num_timesteps, True
         with self.clock.paused():
             result = self._evaluator.evaluate(self.model, step, self.clock.seconds)
             self.logger.record("eval/mean_reward", result.return_mean)  # the names that SB3's EvalCallback gives them
@@ -162,10 +182,12 @@ class Seam(BaseCallback):
             self.logger.dump(step)
             self.summarize()
             self.show()
+        self.evaluating = False
 
     def save(self, *, mid_rollout: bool = False) -> None:
-        """Write a checkpoint; raises OSError, and then leaves the older ones as they were."""
+        """Write a checkpoint; raises OSError or Diverged, and then leaves the older ones as they were."""
         with self.clock.paused():
+            self._health.check_all()
             state: dict[str, Tree] = {
                 "training": snapshot.take(self.model, mid_rollout=mid_rollout),
                 "evaluator": self._evaluator.state(),
@@ -181,8 +203,8 @@ class Seam(BaseCallback):
     def restore(self) -> None:
         """Put the training back to where the checkpoint was taken."""
         assert self._saved is not None
-        differences = snapshot.restore(self.model, self._saved["training"])
-        self._evaluator.load_state(self._saved["evaluator"])
+        differences = snapshot.restore(self.model, self._saved["training"]) + self._run.differences()
+        self._evaluator.load_state(self._saved["evaluator"], self.model)
         self.saved_at = self.model.num_timesteps
         self.clock.start(self._saved["seconds"])
         self._saved = None
@@ -211,6 +233,7 @@ class Seam(BaseCallback):
         env = self.model.get_env()
         assert env is not None
         self._recorders = envs.recorders(env)
+        self._health = Health(self.model)
         # others may draw before their rollout starts: they are put back, and their generator is read, before that
         self._draws_first = not isinstance(self.model, (OnPolicyAlgorithm, OffPolicyAlgorithm))
 
@@ -228,6 +251,7 @@ class Seam(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self._saved is not None:
             self.restore()
+        self.check()
         step = self.model.num_timesteps
         if self._interrupts.asked:
             raise Stop(interrupted=True)

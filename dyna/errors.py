@@ -14,6 +14,14 @@ class RunFailed(RuntimeError):  # noqa: N818 - the word that summary.json has
     """A run that could not go on: the message says at which step, why, and what to do (exit code 1)."""
 
 
+class Diverged(RunFailed):
+    """Learning that ran into NaN or infinity; `part` says where."""
+
+    def __init__(self, part: str, what: str) -> None:
+        super().__init__(f"the {part} has diverged: {what}")
+        self.part = part
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most like `name`, letter case aside; None where there is nothing to choose from."""
     spelled = {choice.lower(): choice for choice in choices}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class Display(Protocol):
     seconds: float
     """The least time between two."""
 
-    def show(self, reading: Reading, text: str, total: int) -> None:
-        """Show one; `text` is what it says besides the step."""
+    def show(self, reading: Reading, text: str, total: int, left: float | None) -> None:
+        """Show one; `text` is what it says besides the step, `left` how many seconds there are to go, if known."""
         ...
 
     def close(self) -> None:
@@ -47,6 +48,7 @@ class Meter:
 
     def __init__(self, total: int, display: Display | None) -> None:
         self._total, self._display = total, display
+        self._first: Reading | None = None  # of this process: a resumed run may have been faster elsewhere
         self._last: Reading | None = None
         self._next = time.monotonic() + display.seconds if display else float("inf")
 
@@ -66,7 +68,9 @@ class Meter:
         """Take a reading; one that shows nothing new is passed over."""
         if self._display is None or reading == self._last:
             return
-        self._display.show(reading, _text(self._last, reading), self._total)
+        self._first = self._first or reading
+        left = _left(self._first, reading, self._total)
+        self._display.show(reading, _text(self._last, reading), self._total, left)
         self._last, self._next = reading, time.monotonic() + self._display.seconds
 
 
@@ -88,8 +92,8 @@ class Bar:
         self._task = self._progress.add_task("", total=total)
         self._progress.start()
 
-    def show(self, reading: Reading, text: str, total: int) -> None:
-        """Move the bar."""
+    def show(self, reading: Reading, text: str, total: int, left: float | None) -> None:
+        """Move the bar, which estimates itself what is left."""
         self._progress.update(self._task, completed=reading.step, description=text, total=total)
 
     def close(self) -> None:
@@ -102,9 +106,11 @@ class Lines:
 
     seconds = LINE_SECONDS
 
-    def show(self, reading: Reading, text: str, total: int) -> None:
+    def show(self, reading: Reading, text: str, total: int, left: float | None) -> None:
         """Print one."""
-        print(f"step {reading.step} of {total}" + (f": {text}" if text else ""), flush=True)
+        said = [text] if text else []
+        said += [f"{datetime.timedelta(seconds=round(left))} left"] if left else []
+        print(f"step {reading.step} of {total}" + (f": {', '.join(said)}" if said else ""), flush=True)
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -120,6 +126,13 @@ def meter(total: int, show: bool | None) -> Meter:
 def say(sentence: str) -> None:
     """A sentence for the person at the terminal, apart from what the program puts out."""
     print(sentence, file=sys.stderr, flush=True)
+
+
+def _left(first: Reading, now: Reading, total: int) -> float | None:
+    """Seconds of training to go, at the mean speed of this process; evaluations are not in it."""
+    if now.step <= first.step:
+        return None
+    return max(0, total - now.step) * (now.seconds - first.seconds) / (now.step - first.step)
 
 
 def _text(last: Reading | None, now: Reading) -> str:

@@ -31,6 +31,7 @@ else:
     import fcntl
 
 CONFIG, META, SUMMARY, LOCK = "config.yaml", "meta.json", "summary.json", ".lock"
+STATUSES = ("running", "finished", "interrupted", "failed")
 _PACKAGES = ("dyna", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "mujoco")
 
 
@@ -53,11 +54,16 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """What the run has reached so far; raises UserError where its file cannot be read."""
+        path = self.path / SUMMARY
         try:
-            summary: dict[str, Any] = json.loads((self.path / SUMMARY).read_text())
-        except (OSError, ValueError) as error:
+            summary = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"the summary of the run {str(self.path)!r} cannot be read: {error}") from error
-        return summary
+        steps = summary.get("steps") if isinstance(summary, dict) else None
+        if type(steps) is not int or summary.get("status") not in STATUSES:
+            raise UserError(f"{path} is no run's summary: it lacks a number of steps, or a status of {STATUSES}")
+        found: dict[str, Any] = summary
+        return found
 
     def write_summary(self, **values: Any) -> None:
         """Replace values in the summary, in one step, and drop an error that is None; raises OSError."""
@@ -68,7 +74,11 @@ class Run:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing into the folder; raises UserError where one does. Ends with the process."""
-        with (self.path / LOCK).open("a+") as file:
+        try:
+            opened = (self.path / LOCK).open("a+")
+        except OSError as error:
+            raise UserError(f"the run {str(self.path)!r} cannot be written: {error}") from error
+        with opened as file:
             if not _lock(file):
                 file.seek(0)
                 holder = file.read().strip() or "another process"
@@ -79,12 +89,33 @@ class Run:
             yield
 
     def is_locked(self) -> bool:
-        """Whether a process is writing into the folder."""
+        """Whether a process is writing into the folder; nothing is written to find it out."""
         try:
-            with self.locked():
-                return False
-        except UserError:
-            return True
+            with (self.path / LOCK).open("r+") as file:
+                return not _try_lock(file)
+        except OSError:  # never locked, or of somebody else
+            return False
+
+    @property
+    def status(self) -> str:
+        """The summary's status, but `died` where it says running and no process is; raises UserError."""
+        status: str = self.summary()["status"]
+        return "died" if status == "running" and not self.is_locked() else status
+
+    def differences(self) -> list[str]:
+        """What computes otherwise than where the run began: packages and threads, which change how sums are rounded."""
+        try:
+            began = json.loads((self.path / META).read_bytes())
+            before = {"Python": began["python"], "threads": began["threads"], **began["versions"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return [f"{META} does not tell with which packages the run began"]
+        now = {"Python": platform.python_version(), "threads": _threads(self.config), **_versions()}
+        return [f"{name} was {before.get(name)} and is {now[name]}" for name in now if now[name] != before.get(name)]
+
+    def tidy(self) -> None:
+        """Remove what a process left that died while it replaced a file."""
+        for path in self.path.glob(".*.tmp*"):
+            path.unlink()
 
     def continued(self, config: RunConfig) -> Run:
         """The run with a configuration that may ask for more steps; raises UserError where there is nothing left to do.
@@ -174,15 +205,15 @@ def find_all(root: Path) -> list[Run]:
     return sorted(found, key=lambda run: run.path.name)
 
 
-def find_dead(config: RunConfig) -> Run | None:
-    """The newest run of the same configuration whose process ended without a word, and that left a checkpoint."""
+def find_unfinished(config: RunConfig) -> Run | None:
+    """The newest run of the same configuration that left a checkpoint but has not finished, and that nobody writes."""
     wanted = config.to_yaml()
-    for run in sorted(_parent(config).glob(f"*/{CONFIG}"), reverse=True):
+    for path in sorted(_parent(config).glob(f"*/{CONFIG}"), reverse=True):
         with contextlib.suppress(UserError):
-            found = Run(run.parent, config)
-            if found.summary()["status"] != "running" or found.is_locked() or not checkpoint.steps(found.checkpoints):
+            if dataclasses.replace(open(path.parent).config, runs=config.runs).to_yaml() != wanted:
                 continue
-            if dataclasses.replace(open(found.path).config, runs=config.runs).to_yaml() == wanted:
+            found = Run(path.parent, config)
+            if found.status in ("died", "interrupted", "failed") and checkpoint.steps(found.checkpoints):
                 return found
     return None
 
@@ -222,12 +253,22 @@ def _meta(config: RunConfig, argv: Sequence[str] | None) -> dict[str, Any]:
         "argv": list(sys.argv if argv is None else argv),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": _versions(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
-        "threads": config.threads or torch.get_num_threads(),
+        "threads": _threads(config),
     }
+
+
+def _threads(config: RunConfig) -> int:
+    import torch
+
+    return config.threads or torch.get_num_threads()
+
+
+def _versions() -> dict[str, str]:
+    return {name: found for name in _PACKAGES if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -87,7 +87,7 @@ def runs(root: Path) -> None:
 
 def _summary(run: Run) -> Mapping[str, Any]:
     try:
-        return run.summary()
+        return {**run.summary(), "status": run.status}
     except UserError:  # killed before it wrote one
         return {"status": "unreadable"}
 

@@ -16,7 +16,7 @@ from dyna import agents, checkpoint, envs, files, logs, runs
 from dyna.callbacks import Evaluator, Seam, Stop
 from dyna.config import RunConfig
 from dyna.envs import EnvironmentFailed
-from dyna.errors import RunFailed, UserError
+from dyna.errors import Diverged, RunFailed, UserError
 from dyna.evaluate import LAST
 from dyna.interrupts import Interrupts
 from dyna.progress import meter, say
@@ -38,21 +38,31 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     set_random_seed(config.seed)  # for environments that draw when they are made
-    run = runs.open(resume).continued(config) if resume is not None else runs.find_dead(config)
+    run = runs.open(resume).continued(config) if resume is not None else _died(config)
     with closing(envs.make_evaluation(config)) as evaluation_env, closing(envs.make(config)) as env:
         model = agents.make(config, env)
         run = run or runs.create(config, argv)
         with run.locked(), Interrupts() as interrupts, meter(config.steps, progress) as display:
+            run.tidy()
             saved = _last_checkpoint(run)
             seam = Seam(run, Evaluator(run, evaluation_env), display, interrupts, saved.tree if saved else None)
             seam.init_callback(model)
             seam.saved_at = saved.step if saved else 0
-            with _logged(run, model, env, saved), _failures_told(run, model, seam):
+            with _failures_told(run, model, seam), _logged(run, model, env, saved):
                 interrupted = _learn(model, seam, config.steps, saved.step if saved else 0)
                 _finish(run, model, seam, interrupted=interrupted)
     if interrupted:
         say(f"interrupted at step {model.num_timesteps}, everything is saved: `{run.resume_command}` goes on")
     return run
+
+
+def _died(config: RunConfig) -> Run | None:
+    """The run of the same configuration that died; of one that ended with a sentence, the way to go on is told."""
+    found = runs.find_unfinished(config)
+    if found is not None and found.status != "died":
+        say(f"a new run starts; one of the same configuration has {found.status}: `{found.resume_command}` goes on")
+        return None
+    return found
 
 
 def _last_checkpoint(run: Run) -> checkpoint.Loaded | None:
@@ -93,6 +103,7 @@ def _learn(model: BaseAlgorithm, seam: Seam, steps: int, start: int) -> bool:
 
 
 def _finish(run: Run, model: BaseAlgorithm, seam: Seam, *, interrupted: bool) -> None:
+    seam.check()
     if run.config.eval_every and not interrupted and seam.evaluated_at != model.num_timesteps:
         seam.evaluate()
     if seam.saved_at != model.num_timesteps:
@@ -125,21 +136,30 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
 
 def _failed(run: Run, model: BaseAlgorithm, seam: Seam, error: Exception) -> Exception:
     """The sentence for a failed run, whose learning so far is saved."""
-    told = isinstance(error, EnvironmentFailed)
     what = " ".join(str(error).split())
-    what = what if isinstance(error, (EnvironmentFailed, RunFailed)) else f"{type(error).__name__}: {what}"
-    if seam.restored and agents.is_finite(model):
+    what = what if isinstance(error, RunFailed) else f"{type(error).__name__}: {what}"
+    if not isinstance(error, Diverged) and seam.is_healthy():
         with contextlib.suppress(OSError):  # the sentence below says from where it goes on
             agents.save(model, run.path / LAST)
-            if told and model.num_timesteps > seam.saved_at:
-                seam.save(mid_rollout=True)
-    onward = f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
-    step = model.num_timesteps if seam.restored else seam.saved_at
-    return RunFailed(f"the run failed at step {step}: {what} ({onward}; the run: {run.path})")
+            if isinstance(error, EnvironmentFailed) and model.num_timesteps > seam.saved_at:
+                seam.save(mid_rollout=not seam.evaluating)
+    where = f"at step {_step(model, seam)}" + (", in an evaluation" if seam.evaluating else "")
+    return RunFailed(f"the run failed {where}: {what} ({_onward(run, seam, error)}; the run: {run.path})")
+
+
+def _step(model: BaseAlgorithm, seam: Seam) -> int:
+    return model.num_timesteps if seam.restored else seam.saved_at
+
+
+def _onward(run: Run, seam: Seam, error: Exception) -> str:
+    """What to do after a failure."""
+    if isinstance(error, Diverged):  # the same settings and the same generators lead to the same end
+        kept = f", the good checkpoint of step {seam.saved_at} is kept" if seam.saved_at else ""
+        return f"start a new run with a lower learning_rate{kept}"
+    return f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
 
 
 def _disk_full(run: Run, model: BaseAlgorithm, seam: Seam) -> Exception:
-    return RunFailed(
-        f"the disk was full at step {model.num_timesteps}: make room, and `{run.resume_command}` goes on from the last "
-        f"checkpoint, of step {seam.saved_at}"
-    )
+    kept = f"`{run.resume_command}` goes on from the last checkpoint, of step {seam.saved_at}"
+    onward = kept if seam.saved_at else "start again"
+    return RunFailed(f"the disk was full at step {_step(model, seam)}: make room, and {onward} (the run: {run.path})")

@@ -91,7 +91,8 @@ def test_a_normalised_policy_sees_what_it_learnt_with(tmp_path: Path) -> None:
     agents.load(model, run.path / "last_model")
     again = play(model, env, 2, seed=stream(config.seed, 1, 128))
     assert float(last[2]) == again.return_mean
-    assert (run.path / "vecnormalize.pkl").exists()
+    for name in ("best_model", "last_model"):  # what SB3's users load beside each zip
+        assert (run.path / f"{name}_vecnormalize.pkl").exists()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])

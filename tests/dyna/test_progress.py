@@ -14,11 +14,11 @@ class Display:
     seconds = 2.0
 
     def __init__(self) -> None:
-        self.shown: list[tuple[int, str, int]] = []
+        self.shown: list[tuple[int, str, int, float | None]] = []
         self.closed = False
 
-    def show(self, reading: Reading, text: str, total: int) -> None:
-        self.shown.append((reading.step, text, total))
+    def show(self, reading: Reading, text: str, total: int, left: float | None) -> None:
+        self.shown.append((reading.step, text, total, left))
 
     def close(self) -> None:
         self.closed = True
@@ -44,8 +44,8 @@ def test_rates_are_those_between_two_readings(clock: list[float]) -> None:
         meter.update(reading)
         meter.update(reading)
     assert display.shown == [
-        (100, "", 1_000),
-        (300, "50 steps/s, 250 updates/s, return -123.5, model error 0.0123", 1_000),
+        (100, "", 1_000, None),
+        (300, "50 steps/s, 250 updates/s, return -123.5, model error 0.0123", 1_000, 14.0),
     ]
     assert display.closed
 
@@ -61,7 +61,12 @@ def test_what_is_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]
     with progress.meter(10, show=None) as meter:
         meter.update(Reading(1, 0.0, 0))
         meter.update(Reading(3, 1.0, 2, evaluated=5.0))
-    assert capsys.readouterr().out == "step 1 of 10\nstep 3 of 10: 2 steps/s, 2 updates/s, return 5\n"
+        meter.update(Reading(10, 900.0, 9))
+    assert capsys.readouterr().out.splitlines() == [
+        "step 1 of 10",
+        "step 3 of 10: 2 steps/s, 2 updates/s, return 5, 0:00:04 left",
+        "step 10 of 10: 0.00779 steps/s, 0.00779 updates/s",
+    ]
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -139,21 +138,55 @@ def dead(config: RunConfig, *, status: str = "running", saved: bool = True) -> r
     return run
 
 
-def test_only_a_run_that_died_with_a_checkpoint_and_the_same_configuration_is_found(config: RunConfig) -> None:
-    assert runs.find_dead(config) is None
-    for other in (
-        dead(config, status="finished"),
-        dead(config, status="failed"),
-        dead(config, status="interrupted"),
-        dead(config, saved=False),
-        dead(replace(config, steps=1)),
-    ):
-        assert runs.find_dead(config) is None, other
-    died = dead(config)
-    assert runs.find_dead(config) == died
-    with died.locked():  # it lives
-        assert runs.find_dead(config) is None
-    newer = dead(config)
-    assert runs.find_dead(config) == newer
-    with contextlib.suppress(UserError), newer.locked():
-        assert runs.find_dead(config) == died
+def test_only_an_unfinished_run_with_a_checkpoint_and_the_same_configuration_is_found(config: RunConfig) -> None:
+    assert runs.find_unfinished(config) is None
+    for other in (dead(config, status="finished"), dead(config, saved=False), dead(replace(config, steps=1))):
+        assert runs.find_unfinished(config) is None, other
+    for status in ("interrupted", "failed", "running"):
+        left = dead(config, status=status)
+        assert runs.find_unfinished(config) == left
+    with left.locked():  # it lives
+        assert runs.find_unfinished(config) != left
+
+
+def test_a_run_that_says_running_while_no_process_is_has_died(config: RunConfig) -> None:
+    run = dead(config)
+    assert (run.status, run.summary()["status"]) == ("died", "running")
+    before = sorted(path.name for path in run.path.iterdir())
+    run.is_locked()
+    assert sorted(path.name for path in run.path.iterdir()) == before  # to look is not to write
+    with run.locked():
+        assert run.status == "running"
+        holder = (run.path / runs.LOCK).read_text()
+        assert run.is_locked() and (run.path / runs.LOCK).read_text() == holder
+    run.write_summary(status="finished")
+    assert run.status == "finished"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"steps": "3", "status": "finished"}', '{"steps": 3, "status": 1}', "[" * 9**5]
+)
+def test_a_summary_that_says_something_else_is_told(config: RunConfig, text: str) -> None:
+    run = runs.create(config)
+    (run.path / "summary.json").write_text(text)
+    with pytest.raises(UserError, match="summary"):
+        run.summary()
+
+
+def test_other_packages_and_threads_are_told(config: RunConfig) -> None:
+    run = runs.create(config)
+    assert run.differences() == []
+    assert replace(run, config=replace(config, threads=2)).differences() == ["threads was 1 and is 2"]
+    meta = json.loads((run.path / "meta.json").read_text())
+    meta["versions"]["torch"] = "1.0"
+    (run.path / "meta.json").write_text(json.dumps(meta))
+    assert run.differences()[0].startswith("torch was 1.0 and is ")
+    (run.path / "meta.json").write_text("[]")
+    assert "does not tell" in run.differences()[0]
+
+
+def test_a_run_that_cannot_be_locked_is_told(config: RunConfig) -> None:
+    run = runs.create(config)
+    (run.path / runs.LOCK).mkdir()
+    with pytest.raises(UserError, match="cannot be written"), run.locked():
+        pass
