@@ -37,10 +37,15 @@ def check(name: str) -> None:
         raise unknown("algorithm", name, _targets(), see="`dyna list algorithms`")
 
 
+def address(name: str) -> str:
+    """Where the class of an algorithm is, as in `package.module:Class`; raises UserError for an unknown name."""
+    check(name)
+    return _targets()[name]
+
+
 def find(name: str) -> type[BaseAlgorithm]:
     """The class of an algorithm; raises UserError for an unknown name and for a package that is not installed."""
-    check(name)
-    module, _, attribute = _targets()[name].partition(":")
+    module, _, attribute = address(name).partition(":")
     try:
         found: type[BaseAlgorithm] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

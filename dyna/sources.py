@@ -1,0 +1,125 @@
+"""Which code makes a run: two runs of one configuration are repetitions of each other only where this agrees."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import resolve_name
+from pathlib import Path
+
+import dyna
+from dyna import registry
+from dyna.errors import UserError
+from dyna.imports import user_module
+
+PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "mujoco")
+"""Packages whose release can change what is learnt."""
+TRAINER = ("train", "callbacks", "agents", "envs", "evaluate", "hyperparameters", "generators")
+"""Modules of the engine that every run passes through and that can change what it learns or measures."""
+SILENT = ("errors", "progress")
+"""Modules of the engine that only tell."""
+
+
+def code_version(algo: str, env: str) -> str:
+    """The toolkit's version and a hash of everything that can change what an algorithm learns in an environment.
+
+    Hashed are the trainer, the algorithm's module and, for an environment that is named by its module, that module,
+    each with what it imports from its own top-level package and from the current folder; the releases of PACKAGES and
+    of Python. Comments, layout and docstrings do not count. Raises UserError for an unknown algorithm, and for a module
+    that has no source.
+    """
+    modules = {f"dyna.{name}" for name in TRAINER}
+    for target in (registry.address(algo), env):
+        module, colon, _ = target.partition(":")
+        if colon and not _is_released(module):
+            user_module(module)  # from here on the current folder is searched too
+            modules |= _with_imports(module)
+    digest = hashlib.sha256(platform.python_version().encode())
+    for package in PACKAGES:
+        digest.update(f"{package} {_version(package)}\n".encode())
+    for module in sorted(modules):
+        digest.update(f"{module}\n{_learning_code(_file(module))}\n".encode())
+    return f"{dyna.__version__}-{digest.hexdigest()[:12]}"
+
+
+def _is_released(module: str) -> bool:
+    return module.partition(".")[0].replace("_", "-") in PACKAGES
+
+
+def _with_imports(module: str) -> set[str]:
+    """A module and all that it imports, wherever in its text, from its own top-level package or the current folder."""
+    package = module.partition(".")[0]
+    here = Path.cwd().resolve()
+    silent = {f"dyna.{name}" for name in SILENT}
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in silent:
+            found.add(name)
+            waiting += [each for each in _imports(name, _file(name)) if _is_near(each, package, here)]
+    return found
+
+
+def _is_near(name: str, package: str, here: Path) -> bool:
+    """Whether what was imported is a module of the package, or one that the user keeps in the folder."""
+    if name.partition(".")[0] == package:
+        return _origin(name) is not None
+    top = _origin(name.partition(".")[0])
+    return (
+        top is not None and top.is_relative_to(here) and "site-packages" not in top.parts and _origin(name) is not None
+    )
+
+
+def _imports(module: str, file: Path) -> Iterator[str]:
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            origin = resolve_name("." * node.level + (node.module or ""), above)
+            yield from (origin, *(f"{origin}.{alias.name}" for alias in node.names))
+
+
+def _file(module: str) -> Path:
+    file = _origin(module)
+    if file is None:
+        raise UserError(f"the module {module!r} has no Python source, so nobody can tell whether it has changed")
+    return file
+
+
+def _origin(name: str) -> Path | None:
+    """The source of a module, or None where a name is no module, only something in one, or has no Python source."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # its parent is no package; it has no spec, as `__main__`
+        return None
+    origin = spec.origin if spec else None
+    return Path(origin).resolve() if origin and origin.endswith(".py") else None
+
+
+def _learning_code(file: Path) -> str:
+    """The program without comments, layout and docstrings."""
+    tree = _tree(file)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            told = [each for each in node.body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
+            node.body = [each for each in node.body if each not in told]
+    return ast.dump(tree)
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes())
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # not every environment needs every package
+        return "absent"

@@ -1,0 +1,66 @@
+"""A run is repeated where the code that learns changed, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dyna import sources
+from dyna.errors import UserError
+
+CART = """
+from wheels import grip
+
+class Cart:
+    '''A cart.'''
+    def step(self):
+        return 1.0  # a reward
+"""
+
+
+@pytest.fixture
+def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The code version with an environment whose modules have names of this test alone."""
+    monkeypatch.chdir(tmp_path)
+    cart, wheels = f"cart_{tmp_path.name}", f"wheels_{tmp_path.name}"
+
+    def of(text: str, algo: str = "sac", grip: float = 1.0) -> str:
+        (tmp_path / f"{wheels}.py").write_text(f"grip = {grip}")
+        (tmp_path / f"{cart}.py").write_text(text.replace("wheels", wheels))
+        return sources.code_version(algo, f"{cart}:Cart")
+
+    return of
+
+
+def test_comments_layout_and_docstrings_do_not_count(version) -> None:
+    before = version(CART)
+    assert version(CART) == before
+    assert version(CART.replace("  # a reward", "").replace("A cart.", "A fast cart.")) == before
+
+
+def test_what_can_change_learning_counts(version, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = version(CART)
+    assert version(CART.replace("1.0", "2.0")) != before
+    assert version(CART, grip=2.0) != before
+    assert version(CART, "mbpo") != before
+    monkeypatch.setattr(sources, "_version", lambda package: "another release")
+    assert version(CART) != before
+
+
+def test_an_algorithm_is_hashed_with_what_it_imports_and_nothing_else() -> None:
+    modules = sources._with_imports("dyna.algorithms.mbpo")
+    assert {"dyna.algorithms.mbpo", "dyna.base", "dyna.world_model", "dyna.buffers", "dyna.imagination"} <= modules
+    assert not {"dyna.cli", "dyna.tables", "dyna.errors", "dyna.runs"} & modules
+
+
+def test_the_trainer_s_modules_are_those_that_training_imports() -> None:
+    assert {f"dyna.{name}" for name in (*sources.TRAINER, *sources.SILENT)} <= sources._with_imports("dyna.train") | {
+        "dyna.errors",
+        "dyna.progress",
+    }
+
+
+def test_an_unknown_algorithm_is_told() -> None:
+    with pytest.raises(UserError, match="unknown algorithm 'scca': the nearest is 'sac'"):
+        sources.code_version("scca", "Pendulum-v1")
