@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
-from dyna import generators
+from dyna import audit, generators
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
@@ -23,6 +25,8 @@ from dyna.world_model import EnsembleSettings, GaussianEnsemble, KnownReward, Kn
 FIRST_ROWS = 20  # transitions that the first fit waits for
 STARTS_AT_ONCE = 10_000  # rollouts imagined side by side, for the sake of memory
 RESCORED_STEPS = 5  # depth to which predictions are held against real steps that came later
+
+log = logging.getLogger("dyna")
 
 
 class DynaMixin(OffPolicyAlgorithm):
@@ -82,6 +86,7 @@ class DynaMixin(OffPolicyAlgorithm):
         """
         data = self.replay_buffer.all_transitions()
         self._rescore(data)
+        self._audit(data)
         self._fitted_at = self.num_timesteps
         self.world_model_metrics = self.world_model.fit(data, rng=self.rng)
         self.updates["model"] += int(self.world_model_metrics["updates"])
@@ -102,6 +107,18 @@ class DynaMixin(OffPolicyAlgorithm):
                 self.logger.record_mean("imagination/terminated", float(rows.terminated.mean()))
         self.logger.record("imagination/rows", made)
         self.logger.record("imagination/rows_per_start", made / starts)
+
+    def _audit(self, data: Transitions) -> None:
+        """Hold the user's exact functions against the data, and list in the run folder where they disagree."""
+        found = audit.compare(self.world_model, data)
+        if not found or self.logger.dir is None:
+            return
+        listed = Path(self.logger.dir) / audit.FILE
+        audit.write(found, data, listed)
+        audit.refuse(found, data.terminated, listed)
+        for each in found:
+            if each.wrong.any() and not self.world_model_metrics.get(f"{each.name}_disagreements"):
+                log.warning("%s: %s lists them", each.sentence, listed)
 
     def _rescore(self, data: Transitions) -> None:
         newest = 0 if self._fitted_at is None else max(0, self.num_timesteps - self._fitted_at)
