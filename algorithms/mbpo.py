@@ -58,18 +58,20 @@ class MBPO(BranchedDyna, SAC):
         optimisers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         self._update_learning_rate([optimiser for optimiser in optimisers if optimiser is not None])
         self.fit_and_dream()  # lines 3 to 8
+        losses = []
         for step in range(gradient_steps):  # lines 9-10
-            losses = self._update(self.replay.sample_transitions(batch_size))
+            losses.append(self._update(self.replay.sample_transitions(batch_size)))
             if step % self.target_update_interval == 0:
                 actor_critic.update_target(self.critic, self.critic_target, self.tau)
         self._n_updates += gradient_steps
         self.updates["critic"] += gradient_steps
         self.updates["actor"] += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/critic_loss", losses.critic.item())
-        self.logger.record("train/actor_loss", losses.actor.item())
-        self.logger.record("train/entropy", losses.entropy.item())
-        self.logger.record("train/ent_coef", self._alpha().item())
+        told = actor_critic.read(losses)
+        self.logger.record("train/critic_loss", told["critic"])
+        self.logger.record("train/actor_loss", told["actor"])
+        self.logger.record("train/entropy", told["entropy"])
+        self.logger.record("train/ent_coef", told["alpha"])
 
     def _alpha(self) -> Tensor:
         return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()

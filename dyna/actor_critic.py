@@ -6,7 +6,8 @@ Haarnoja et al. 2018 (1812.05905), in the form of Stable-Baselines3, whose polic
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -16,6 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import Tensor, nn
 
+from dyna.errors import Diverged
 from dyna.networks import EnsembleMLP
 from dyna.types import Transitions
 
@@ -62,6 +64,7 @@ class StackedSACPolicy(SACPolicy):
 
     critic: StackedCritic  # type: ignore[assignment]
     critic_target: StackedCritic  # type: ignore[assignment]
+    critic_class: ClassVar[type[StackedCritic]] = StackedCritic
 
     def __init__(
         self,
@@ -81,7 +84,7 @@ class StackedSACPolicy(SACPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> StackedCritic:  # type: ignore[override]
         plain = super().make_critic(features_extractor)
         arguments: dict[str, Any] = self.critic_kwargs
-        return StackedCritic(plain, arguments["net_arch"], arguments["activation_fn"], self.layer_norm).to(self.device)
+        return self.critic_class(plain, arguments["net_arch"], arguments["activation_fn"], self.layer_norm).to(self.device)
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -95,11 +98,28 @@ def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tup
 
 
 class Losses(NamedTuple):
-    """Of one update, on the device: read them only where they are logged."""
+    """Of one update, on the device: `read` brings those of several to the host at once."""
 
     critic: Tensor
     actor: Tensor
     entropy: Tensor  # of the policy, nats
+    alpha: Tensor  # the temperature that it was weighed with
+
+
+def read(losses: Sequence[Losses]) -> dict[str, float]:
+    """The losses of the last of some updates, in one copy from the device.
+
+    Raises Diverged where those of any update are not finite, naming the part that was the first to be so.
+    """
+    rows = torch.stack([torch.stack(each) for each in losses]).tolist()
+    for i, values in enumerate(rows):
+        told = dict(zip(Losses._fields, values, strict=True))
+        wrong = [name for name, value in told.items() if not math.isfinite(value)]
+        if wrong:
+            # entropy asks the actor alone; the critic's loss asks actor and temperature besides the critic
+            part = "actor" if "entropy" in wrong else "temperature" if "alpha" in wrong else "critic"
+            raise Diverged(part, f"in update {i + 1} of {len(rows)}, {wrong[0]} is {told[wrong[0]]}")
+    return told
 
 
 def update(
@@ -121,7 +141,7 @@ def update(
     _step(critic.optimizer, critic_loss)
     actor_loss = (alpha * log_prob - critic.values(batch.obs, action).amin(dim=0)).mean()
     _step(actor.optimizer, actor_loss)
-    return Losses(critic_loss.detach(), actor_loss.detach(), -log_prob.detach().mean())
+    return Losses(critic_loss.detach(), actor_loss.detach(), -log_prob.detach().mean(), alpha.reshape(()))
 
 
 def update_temperature(log_alpha: Tensor, optimiser: torch.optim.Optimizer, excess: Tensor) -> None:

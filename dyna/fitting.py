@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dyna import audit
-from dyna.errors import RunFailed
+from dyna.errors import Diverged, RunFailed
 from dyna.imagination import Z90
 from dyna.types import Outcome, Transitions
 
@@ -254,7 +254,7 @@ def _train(model: GaussianEnsemble, train: Transitions, held: Transitions, rng: 
         updates += steps
         found = scores(model, test)
         if not all(torch.isfinite(score.loss).all() for score in found):
-            raise RunFailed("the world model's loss is not finite: lower -p world_model.learning_rate")
+            raise Diverged("world model", "its loss on held-out rows is not finite")
         fell = [network.offer(score, settings.improvement) for network, score in zip(best, found, strict=True)]
         idle = 0 if any(fell) else idle + 1
     for network in best:

@@ -44,6 +44,7 @@ def train(
         run = run or runs.create(config, argv)
         with run.locked(), Interrupts() as interrupts, meter(config.steps, progress) as display:
             run.tidy()
+            run.note_code()
             saved = _last_checkpoint(run)
             seam = Seam(run, Evaluator(run, evaluation_env), display, interrupts, saved.tree if saved else None)
             seam.init_callback(model)
@@ -155,7 +156,8 @@ def _onward(run: Run, seam: Seam, error: Exception) -> str:
     """What to do after a failure."""
     if isinstance(error, Diverged):  # the same settings and the same generators lead to the same end
         kept = f", the good checkpoint of step {seam.saved_at} is kept" if seam.saved_at else ""
-        return f"start a new run with a lower learning_rate{kept}"
+        rate = "world_model.learning_rate" if error.part == "world model" else "learning_rate"
+        return f"start a new run with a lower -p {rate}{kept}"
     return f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
 
 
