@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dyna.errors import UserError
+from dyna.errors import Diverged, UserError
 from dyna.truncation import Frontier, Truncation
 from dyna.types import Act, ImaginedTransitions, Transitions, WorldModel
 from dyna.uncertainty import spread
@@ -23,7 +23,8 @@ def imagine(
     """Roll the policy forward in the model from `start` [B, S], env units, for at most `horizon` steps.
 
     A rollout ends where the task ends or where the rule stops it, and leaves the batch. Returns the rows that the rule
-    keeps, shallow ones first, without gradients. Janner et al. 2019, algorithm 2, lines 6-8.
+    keeps, shallow ones first, without gradients. Janner et al. 2019, algorithm 2, lines 6-8. Raises Diverged where one
+    of them is not finite.
     """
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
@@ -42,7 +43,11 @@ def imagine(
         if len(obs) == 0:
             break
     keep = torch.nonzero(torch.cat(kept)).squeeze(1)
-    return ImaginedTransitions(*(torch.cat(column)[keep] for column in zip(*rows, strict=True)))
+    imagined = ImaginedTransitions(*(torch.cat(column)[keep] for column in zip(*rows, strict=True)))
+    for name in ("reward", "next_obs"):
+        if not torch.isfinite(getattr(imagined, name)).all():
+            raise Diverged("world model", f"it imagined a {name} that is not finite")
+    return imagined
 
 
 @dataclass(frozen=True)
