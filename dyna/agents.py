@@ -16,6 +16,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -125,6 +126,12 @@ def updates(model: BaseAlgorithm) -> dict[str, int]:
         "distil": 0,
         "plans": 0,
     }
+
+
+def schedules(model: BaseAlgorithm) -> list[str]:
+    """What depends on the share of the run that is done: a learning rate that falls, DQN's exploration."""
+    found = {name: value for name, value in vars(model).items() if isinstance(value, (FloatSchedule, LinearSchedule))}
+    return [name for name, value in found.items() if len({value(left) for left in (1.0, 0.5, 0.0)}) > 1]
 
 
 def world_model_metrics(model: BaseAlgorithm) -> dict[str, float]:

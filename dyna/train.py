@@ -46,6 +46,8 @@ def train(
             run.tidy()
             run.note_code()
             saved = _last_checkpoint(run)
+            if saved and resume is not None:
+                _tell_stretched(model, runs.open(resume).config.steps, config.steps)
             seam = Seam(run, Evaluator(run, evaluation_env), display, interrupts, saved.tree if saved else None)
             seam.init_callback(model)
             seam.saved_at = saved.step if saved else 0
@@ -75,6 +77,13 @@ def _last_checkpoint(run: Run) -> checkpoint.Loaded | None:
     checkpoint.drop_newer(run.checkpoints, saved.step)
     say(f"going on with {run.path} from step {saved.step}")
     return saved
+
+
+def _tell_stretched(model: BaseAlgorithm, before: int, now: int) -> None:
+    """Say what the run was not long enough for: values that a run of the full length would have had by now."""
+    names = agents.schedules(model)
+    if names and now != before:
+        say(f"{' and '.join(names)} went by a run of {before:,} steps and now go by one of {now:,}")
 
 
 @contextlib.contextmanager
