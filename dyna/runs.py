@@ -24,6 +24,7 @@ from typing import IO, Any
 from dyna import checkpoint, files
 from dyna.config import RunConfig
 from dyna.errors import UserError
+from dyna.sources import code_version
 
 if sys.platform == "win32":
     import msvcrt
@@ -102,12 +103,28 @@ class Run:
         status: str = self.summary()["status"]
         return "died" if status == "running" and not self.is_locked() else status
 
+    def meta(self) -> dict[str, Any]:
+        """Where and by what the run was made; empty where nobody noted it, or the file cannot be read."""
+        try:
+            meta = json.loads((self.path / META).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return meta if isinstance(meta, dict) else {}
+
+    def note_code(self) -> None:
+        """Add to the run's description that other code goes on with it, where that is so; raises OSError."""
+        meta, now = self.meta(), code_version(self.config.algo, self.config.env)
+        before = str(meta.get("code"))
+        if not before.endswith(now):
+            meta["code"] = f"{before}, then {now}"
+            files.replace(self.path / META, json.dumps(meta, indent=1) + "\n")
+
     def differences(self) -> list[str]:
         """What computes otherwise than where the run began: packages and threads, which change how sums are rounded."""
+        began = self.meta()
         try:
-            began = json.loads((self.path / META).read_bytes())
             before = {"Python": began["python"], "threads": began["threads"], **began["versions"]}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             return [f"{META} does not tell with which packages the run began"]
         now = {"Python": platform.python_version(), "threads": _threads(self.config), **_versions()}
         return [f"{name} was {before.get(name)} and is {now[name]}" for name in now if now[name] != before.get(name)]
@@ -205,15 +222,25 @@ def find_all(root: Path) -> list[Run]:
     return sorted(found, key=lambda run: run.path.name)
 
 
-def find_unfinished(config: RunConfig) -> Run | None:
-    """The newest run of the same configuration that left a checkpoint but has not finished, and that nobody writes."""
+def repetitions(config: RunConfig) -> Iterator[Run]:
+    """Every run of a configuration below `config.runs`, newest first, whatever code made it."""
     wanted = config.to_yaml()
     for path in sorted(_parent(config).glob(f"*/{CONFIG}"), reverse=True):
         with contextlib.suppress(UserError):
-            if dataclasses.replace(open(path.parent).config, runs=config.runs).to_yaml() != wanted:
-                continue
-            found = Run(path.parent, config)
-            if found.status in ("died", "interrupted", "failed") and checkpoint.steps(found.checkpoints):
+            if dataclasses.replace(open(path.parent).config, runs=config.runs).to_yaml() == wanted:
+                yield Run(path.parent, config)
+
+
+def find_unfinished(config: RunConfig) -> Run | None:
+    """The newest run of the same configuration that left a checkpoint but has not finished, and that nobody writes.
+
+    A run that other code began is not taken: what it has learnt is not what this code would have.
+    """
+    now = code_version(config.algo, config.env)
+    for found in repetitions(config):
+        with contextlib.suppress(UserError):
+            unfinished = found.status in ("died", "interrupted", "failed") and checkpoint.steps(found.checkpoints)
+            if unfinished and found.meta().get("code") == now:
                 return found
     return None
 
@@ -252,6 +279,7 @@ def _meta(config: RunConfig, argv: Sequence[str] | None) -> dict[str, Any]:
     return {
         "argv": list(sys.argv if argv is None else argv),
         "git_commit": _git_commit(),
+        "code": code_version(config.algo, config.env),
         "python": platform.python_version(),
         "versions": _versions(),
         "platform": platform.platform(),

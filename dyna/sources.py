@@ -14,8 +14,7 @@ from pathlib import Path
 
 import dyna
 from dyna import registry
-from dyna.errors import UserError
-from dyna.imports import user_module
+from dyna.imports import search_here
 
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "mujoco")
 """Packages whose release can change what is learnt."""
@@ -30,20 +29,20 @@ def code_version(algo: str, env: str) -> str:
 
     Hashed are the trainer, the algorithm's module and, for an environment that is named by its module, that module,
     each with what it imports from its own top-level package and from the current folder; the releases of PACKAGES and
-    of Python. Comments, layout and docstrings do not count. Raises UserError for an unknown algorithm, and for a module
-    that has no source.
+    of Python. Comments, layout and docstrings do not count, and of a module without Python source only the name does.
+    Raises UserError for an unknown algorithm.
     """
+    search_here()
     modules = {f"dyna.{name}" for name in TRAINER}
     for target in (registry.address(algo), env):
         module, colon, _ = target.partition(":")
         if colon and not _is_released(module):
-            user_module(module)  # from here on the current folder is searched too
             modules |= _with_imports(module)
     digest = hashlib.sha256(platform.python_version().encode())
     for package in PACKAGES:
         digest.update(f"{package} {_version(package)}\n".encode())
     for module in sorted(modules):
-        digest.update(f"{module}\n{_learning_code(_file(module))}\n".encode())
+        digest.update(f"{module}\n{_learning_code(module)}\n".encode())
     return f"{dyna.__version__}-{digest.hexdigest()[:12]}"
 
 
@@ -62,7 +61,7 @@ def _with_imports(module: str) -> set[str]:
         name = waiting.pop()
         if name not in found and name not in silent:
             found.add(name)
-            waiting += [each for each in _imports(name, _file(name)) if _is_near(each, package, here)]
+            waiting += [each for each in _imports(name) if _is_near(each, package, here)]
     return found
 
 
@@ -76,21 +75,15 @@ def _is_near(name: str, package: str, here: Path) -> bool:
     )
 
 
-def _imports(module: str, file: Path) -> Iterator[str]:
-    for node in ast.walk(_tree(file)):
+def _imports(module: str) -> Iterator[str]:
+    file = _origin(module)
+    for node in ast.walk(ast.parse(file.read_bytes())) if file else ():
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            above = module if file and file.name == "__init__.py" else module.rpartition(".")[0]
             origin = resolve_name("." * node.level + (node.module or ""), above)
             yield from (origin, *(f"{origin}.{alias.name}" for alias in node.names))
-
-
-def _file(module: str) -> Path:
-    file = _origin(module)
-    if file is None:
-        raise UserError(f"the module {module!r} has no Python source, so nobody can tell whether it has changed")
-    return file
 
 
 def _origin(name: str) -> Path | None:
@@ -103,18 +96,15 @@ def _origin(name: str) -> Path | None:
     return Path(origin).resolve() if origin and origin.endswith(".py") else None
 
 
-def _learning_code(file: Path) -> str:
-    """The program without comments, layout and docstrings."""
-    tree = _tree(file)
+def _learning_code(module: str) -> str:
+    """The program without comments, layout and docstrings; empty for a module without Python source."""
+    file = _origin(module)
+    tree = ast.parse(file.read_bytes() if file else b"")
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             told = [each for each in node.body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
             node.body = [each for each in node.body if each not in told]
     return ast.dump(tree)
-
-
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes())
 
 
 @functools.cache

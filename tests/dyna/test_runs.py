@@ -190,3 +190,15 @@ def test_a_run_that_cannot_be_locked_is_told(config: RunConfig) -> None:
     (run.path / runs.LOCK).mkdir()
     with pytest.raises(UserError, match="cannot be written"), run.locked():
         pass
+
+
+def test_a_run_that_other_code_began_is_not_gone_on_with(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = runs.create(config)
+    checkpoint.save(left.checkpoints, 5, {})
+    assert runs.find_unfinished(config) == left
+    began = left.meta()["code"]
+    monkeypatch.setattr(runs, "code_version", lambda algo, env: "another version")
+    assert runs.find_unfinished(config) is None
+    left.note_code()  # as `--resume` does, which takes it nevertheless
+    assert left.meta()["code"] == f"{began}, then another version" and left.meta()["python"]
+    assert list(runs.repetitions(config)) == [left]
