@@ -24,6 +24,7 @@ from dyna import agents, checkpoint, envs, evaluate, generators, logs, resumable
 from dyna.evaluate import BEST, Evaluation
 from dyna.health import Health
 from dyna.interrupts import Interrupts
+from dyna.memory import peak_memory
 from dyna.progress import Meter, Reading, say
 from dyna.runs import Run
 from dyna.tree import Tree
@@ -219,11 +220,13 @@ class Seam(BaseCallback):
 
     def summarize(self, **values: Any) -> None:
         """Bring summary.json up to date."""
+        peaks = (peak_memory(), self._run.summary().get("peak_memory"))  # before a resumption there was another process
         reached = {
             "steps": self.model.num_timesteps,
             "seconds": round(self.clock.seconds, 3),
             "final_return_mean": self._evaluator.last,
             "best_return_mean": self._evaluator.best,
+            "peak_memory": max((round(peak, 1) for peak in peaks if peak), default=None),
             "updates": agents.updates(self.model),
             "world_model": agents.world_model_metrics(self.model),
         }
