@@ -164,13 +164,10 @@ class Seam(BaseCallback):
         """The step of the last evaluation."""
         return self._evaluator.step
 
-    def is_healthy(self) -> bool:
-        """Whether what has been learnt is worth saving: it is all there, and every weight is a number."""
-        return self.restored and self._health.is_finite()
-
-    def check(self) -> None:
-        """Raise Diverged where the last updates ran into NaN or infinity."""
-        self._health.check()
+    @property
+    def health(self) -> Health:
+        """Whether losses and weights are numbers."""
+        return self._health
 
     def evaluate(self) -> None:
         """Evaluate the policy as it is now."""
@@ -254,7 +251,7 @@ class Seam(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self._saved is not None:
             self.restore()
-        self.check()
+        self._health.check()
         step = self.model.num_timesteps
         if self._interrupts.asked:
             raise Stop(interrupted=True)

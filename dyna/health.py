@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,12 @@ from torch import Tensor
 from dyna import agents
 from dyna.errors import Diverged
 
+_CAUSES = ("train/ent_coef", "train/ent_coef_loss", "train/critic_loss", "train/value_loss")
+"""Losses that several parts make NaN at once, those first that ask the fewest."""
+WHOLE = "policy"
 _PARTS = {
     "world_model": "world model",
+    "ent_coef_loss": "actor",  # SAC's asks the actor for its entropy, and the temperature, which is judged itself
     "ent_coef": "temperature",
     "critic": "critic",
     "q_net": "critic",
@@ -39,9 +44,13 @@ class Health:
 
     def check(self) -> None:
         """Raise Diverged, naming the part, where a loss that was logged last or a weight is not finite."""
-        for name, value in self._model.logger.name_to_value.items():
-            if _tells(name) and isinstance(value, (float, np.floating)) and not math.isfinite(value):
-                raise Diverged(part(name), f"{name} is {value}")
+        logged = self._model.logger.name_to_value
+        wrong = [name for name, value in logged.items() if _tells(name, value) and not math.isfinite(value)]
+        if wrong:
+            name = min(wrong, key=lambda name: _CAUSES.index(name) if name in _CAUSES else len(_CAUSES))
+            if part(name) == WHOLE:  # a loss that belongs to several parts
+                self.check_all()
+            raise Diverged(part(name), f"{name} is {logged[name]}")
         if not _are_finite(self._learner):
             self.check_all()
 
@@ -51,20 +60,17 @@ class Health:
             if not torch.isfinite(weight).all():
                 raise Diverged(part(name), f"its weights {name} are not finite")
 
-    def is_finite(self) -> bool:
-        """Whether every weight is a number."""
-        return all(bool(torch.isfinite(weight).all()) for weight in self._weights.values())
-
 
 def part(name: str) -> str:
     """The part of the learner that a loss or a weight belongs to."""
     inside = name.removeprefix("train/").removeprefix("policy.")
-    return next((part for word, part in _PARTS.items() if word in inside), "policy")
+    return next((part for word, part in _PARTS.items() if word in inside), WHOLE)
 
 
-def _tells(name: str) -> bool:
-    """Whether a logged value can only be finite: PPO's explained variance, for one, may be NaN."""
-    return name.startswith("train/") and ("loss" in name or "ent_coef" in name or "objective" in name)
+def _tells(name: str, value: Any) -> bool:
+    """Whether a logged value should be finite: PPO's explained variance, for one, may be NaN."""
+    told = name.startswith("train/") and ("loss" in name or "ent_coef" in name or "objective" in name)
+    return told and isinstance(value, (float, np.floating))
 
 
 def _are_finite(weights: list[Tensor]) -> bool:

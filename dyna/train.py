@@ -113,7 +113,7 @@ def _learn(model: BaseAlgorithm, seam: Seam, steps: int, start: int) -> bool:
 
 
 def _finish(run: Run, model: BaseAlgorithm, seam: Seam, *, interrupted: bool) -> None:
-    seam.check()
+    seam.health.check()
     if run.config.eval_every and not interrupted and seam.evaluated_at != model.num_timesteps:
         seam.evaluate()
     if seam.saved_at != model.num_timesteps:
@@ -146,9 +146,14 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
 
 def _failed(run: Run, model: BaseAlgorithm, seam: Seam, error: Exception) -> Exception:
     """The sentence for a failed run, whose learning so far is saved."""
+    try:
+        if not isinstance(error, Diverged):  # an algorithm's own error may be no more than what NaN led to
+            seam.health.check_all()
+    except Diverged as diverged:
+        error = diverged
     what = " ".join(str(error).split())
     what = what if isinstance(error, RunFailed) else f"{type(error).__name__}: {what}"
-    if not isinstance(error, Diverged) and seam.is_healthy():
+    if seam.restored and not isinstance(error, Diverged):
         with contextlib.suppress(OSError):  # the sentence below says from where it goes on
             agents.save(model, run.path / LAST)
             if isinstance(error, EnvironmentFailed) and model.num_timesteps > seam.saved_at:
