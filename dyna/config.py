@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dyna import plain, presets
 from dyna.annotations import dataclass_kind, kind_of
@@ -55,6 +55,8 @@ class RunConfig:
     """Stop as soon as an evaluation's mean return reaches this."""
     checkpoint_every: int = _flag(1_000, "STEPS", on_resume=True)
     """Steps between two checkpoints, each made at an episode's end if one comes soon."""
+    on_env_error: Literal["stop", "restart"] = _flag("stop", "stop|restart", on_resume=True)
+    """Where the environment raises or returns what no learner can use: stop, or drop the episode and restart."""
     device: str = _flag("auto", "DEVICE", on_resume=True)
     """Where networks are computed: auto, cpu or cuda."""
     threads: int = _flag(1, "N", on_resume=True)
@@ -141,3 +143,15 @@ def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None, *, 
         chosen = plain.merge(kinds().check(presets.load(algo, env), ""), chosen)
     config: RunConfig = kinds().make(chosen)
     return config
+
+
+def checked(settings: RunConfig) -> RunConfig:
+    """The settings with every name and value judged, before anything is written; raises UserError."""
+    from dyna import registry
+
+    registry.check(settings.algo)
+    from dyna import envs, hyperparameters  # torch takes seconds to import; a mistyped name is told at once
+
+    envs.check_id(settings.env)
+    given = hyperparameters.check(registry.find(settings.algo), settings.hyperparameters)
+    return dataclasses.replace(settings, hyperparameters=given)

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
+from dyna import spaces
 from dyna.config import RunConfig
-from dyna.errors import RunFailed, UserError, unknown
+from dyna.errors import UserError, unknown
+from dyna.guard import Guarded
 from dyna.imports import user_module
+from dyna.restarts import Restarting
 from dyna.resumable import Resumable
 
-_OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-
-
-class EnvironmentFailed(RunFailed):
-    """An environment raised, or returned what no learner can use."""
+_Layer = TypeVar("_Layer", bound="gym.Wrapper[Any, Any, Any, Any]")
 
 
 def check_id(env_id: str) -> None:
@@ -33,9 +29,15 @@ def check_id(env_id: str) -> None:
     _find(env_id)
 
 
+def reward_threshold(env_id: str) -> float | None:
+    """The return at which Gymnasium calls an environment solved, where it names one; raises UserError as `check_id`."""
+    found = _find(env_id)
+    return gym.spec(found).reward_threshold if isinstance(found, str) else None
+
+
 def make(config: RunConfig) -> VecEnv:
     """The training environments: resumable, monitored, and normalised where the run asks for it; raises UserError."""
-    envs = [Monitor(Resumable(Guarded(make_one(config)))) for _ in range(config.n_envs)]
+    envs = [_failing(Monitor(Resumable(_learnable(make_one(config)))), config) for _ in range(config.n_envs)]
     for i, env in enumerate(envs):  # SB3 seeds the environments, and of the spaces the first one's actions
         env.action_space.seed(config.seed + i)
         env.observation_space.seed(config.seed + i)
@@ -44,7 +46,7 @@ def make(config: RunConfig) -> VecEnv:
 
 def make_evaluation(config: RunConfig, render_mode: str | None = None) -> VecEnv:
     """One environment to evaluate in; its returns are in the environment's own units; raises UserError."""
-    env = Monitor(Guarded(make_one(config, render_mode)))
+    env = _failing(Monitor(_learnable(make_one(config, render_mode))), config)
     return _normalized(_vectorized([env]), config, training=False)
 
 
@@ -64,13 +66,25 @@ def make_one(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, 
 
 def recorders(env: VecEnv) -> list[Resumable]:
     """The resumable layer of each training environment."""
-    return [layer for layer in map(_resumable, monitors(env)) if layer]
+    return layers(env, Resumable)
 
 
 def monitors(env: VecEnv) -> list[Monitor[Any, Any]]:
     """The monitor of each environment that this module made."""
+    return layers(env, Monitor)
+
+
+def layers(env: VecEnv, kind: type[_Layer]) -> list[_Layer]:
+    """The outermost wrapper of a kind in each environment that this module made and that has one."""
     vectorized = env.unwrapped
-    return cast("list[Monitor[Any, Any]]", vectorized.envs) if isinstance(vectorized, DummyVecEnv) else []
+    found = [_layer(each, kind) for each in vectorized.envs] if isinstance(vectorized, DummyVecEnv) else []
+    return [layer for layer in found if layer is not None]
+
+
+def observation_names(env: VecEnv) -> list[str]:
+    """What each number of an observation is called; of an image, nothing."""
+    space = layers(env, Guarded)[0].observation_space
+    return [] if spaces.is_image(space) else spaces.names(space)
 
 
 def log_episodes(env: VecEnv, folder: Path, *, append: bool) -> None:
@@ -82,56 +96,17 @@ def log_episodes(env: VecEnv, folder: Path, *, append: bool) -> None:
         monitor.results_writer = ResultsWriter(str(path), header, override_existing=not (append and path.exists()))
 
 
-class Guarded(gym.Wrapper[Any, Any, Any, Any]):
-    """Raises EnvironmentFailed, with the values, where the environment raises or returns what no learner can use."""
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        self._box = isinstance(env.observation_space, spaces.Box)
-        self._shape = env.observation_space.shape
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Gymnasium's reset."""
-        try:
-            obs, info = self.env.reset(**kwargs)
-        except Exception as error:
-            raise self._failed(f"raised {type(error).__name__}: {error}", "reset") from error
-        if self._box and self._is_bad(obs):
-            raise self._failed(self._what_is_bad(obs), "reset")
-        return obs, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Gymnasium's step."""
-        try:
-            result = self.env.step(action)
-            obs, reward, _, _, _ = result
-            finite = math.isfinite(reward)
-        except Exception as error:
-            raise self._failed(f"raised {type(error).__name__}: {error}", f"step({_shown(action)})") from error
-        if not finite:
-            raise self._failed(f"returned the reward {reward}", f"step({_shown(action)})")
-        if self._box and self._is_bad(obs):
-            raise self._failed(self._what_is_bad(obs), f"step({_shown(action)})")
-        return result
-
-    def _is_bad(self, obs: Any) -> bool:
-        array = np.asarray(obs)
-        if array.shape != self._shape:
-            return True
-        if array.dtype.kind != "f" or math.isfinite(np.vdot(array, array)):  # quicker than a test of each
-            return False
-        return not np.isfinite(array).all()  # the square of a large number is infinite too
-
-    def _what_is_bad(self, obs: Any) -> str:
-        if np.shape(obs) != self._shape:
-            return f"returned an observation of shape {np.shape(obs)}, but observation_space has {self._shape}"
-        return f"returned the observation {_shown(obs)}"
-
-    def _failed(self, what: str, call: str) -> EnvironmentFailed:
-        return EnvironmentFailed(f"{type(self.unwrapped).__name__}.{call} {what}")
+def _learnable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment with its border guarded, one vector for an observation, and actions counted from 0."""
+    return spaces.flattened(spaces.counted_from_zero(Guarded(env)))
 
 
-def _vectorized(envs: list[Monitor[Any, Any]]) -> DummyVecEnv:
+def _failing(env: Monitor[Any, Any], config: RunConfig) -> gym.Env[Any, Any]:
+    """The environment with what the run asks for where it fails."""
+    return Restarting(env) if config.on_env_error == "restart" else env
+
+
+def _vectorized(envs: list[gym.Env[Any, Any]]) -> DummyVecEnv:
     made = iter(envs)
     return DummyVecEnv([lambda: next(made)] * len(envs))
 
@@ -191,34 +166,15 @@ def _check(env: gym.Env[Any, Any], env_id: str, render_mode: str | None) -> None
         modes = env.metadata.get("render_modes") or "none"
         raise UserError(f"{env_id} has no render mode {render_mode!r}, it has {modes}")
     for kind in ("observation_space", "action_space"):
-        if not isinstance(getattr(env, kind, None), spaces.Space):
+        if not isinstance(getattr(env, kind, None), gym.Space):
             raise UserError(f"{env_id} has no {kind}: set it to a gymnasium space in __init__")
-    for space in _leaves(env.observation_space):
-        if not isinstance(space, _OBSERVATIONS):
-            kinds = ", ".join(kind.__name__ for kind in _OBSERVATIONS)
-            raise UserError(
-                f"{env_id} has {type(space).__name__} observations, which no algorithm takes: {kinds} or a Dict of "
-                "these work, and gymnasium.wrappers.FlattenObservation makes a Box of most others"
-            )
-    action_space = env.action_space
-    if isinstance(action_space, spaces.Box) and not np.isfinite([action_space.low, action_space.high]).all():
-        raise UserError(f"{env_id} has actions without bounds, {action_space}: give its Box a finite low and high")
+    spaces.refuse(env_id, env.observation_space, env.action_space)
 
 
-def _leaves(space: spaces.Space[Any]) -> Iterator[spaces.Space[Any]]:
-    if isinstance(space, spaces.Dict):
-        yield from space.spaces.values()
-    else:
-        yield space
-
-
-def _resumable(env: gym.Env[Any, Any]) -> Resumable | None:
+def _layer(env: gym.Env[Any, Any], kind: type[_Layer]) -> _Layer | None:
+    """The outermost wrapper of a kind."""
     while isinstance(env, gym.Wrapper):
-        if isinstance(env, Resumable):
+        if isinstance(env, kind):
             return env
         env = env.env
     return None
-
-
-def _shown(value: Any) -> str:
-    return np.array2string(np.asarray(value), precision=4, threshold=12, separator=", ").replace("\n", "")

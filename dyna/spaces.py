@@ -1,4 +1,4 @@
-"""Observations as one vector of numbers: how they become one, and what each number is called."""
+"""Spaces: which of them learners take, how an observation becomes one vector, and what each number in it is called."""
 
 from __future__ import annotations
 
@@ -8,11 +8,53 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation, TransformObservation
+from gymnasium.wrappers import FlattenObservation, TransformAction, TransformObservation
 from stable_baselines3.common.preprocessing import is_image_space
 
+from dyna.errors import UserError
+
 LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-"""The spaces that observations may be made of, alone or in Dicts and Tuples."""
+"""What actions may be, and observations, alone or in Dicts and Tuples."""
+
+
+def refuse(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Raise UserError for spaces that no algorithm could use, whatever it is."""
+    inside = list(leaves(observation_space))
+    kinds = ", ".join(kind.__name__ for kind in LEAVES)
+    for name, leaf in inside:
+        if not isinstance(leaf, LEAVES):
+            raise UserError(
+                f"{env_id} has {type(leaf).__name__} observations, which no algorithm takes: {kinds}, and Dicts and "
+                "Tuples of these work"
+            )
+        if name and is_image(leaf):
+            raise UserError(
+                f"{env_id} observes the image {name}, {leaf}, beside other things, which no algorithm takes: leave it "
+                "out with gymnasium.wrappers.FilterObservation, or observe it alone"
+            )
+    if not sum(spaces.flatdim(leaf) for _, leaf in inside):
+        raise UserError(f"{env_id} observes nothing, its observation_space is {observation_space}: give it a dimension")
+    if isinstance(action_space, spaces.Box):
+        _refuse_box(env_id, action_space)
+    elif not isinstance(action_space, LEAVES):
+        raise UserError(
+            f"{env_id} has {type(action_space).__name__} actions, which no algorithm takes: {kinds} work, so lay its "
+            "parts into one Box or one MultiDiscrete"
+        )
+
+
+def _refuse_box(env_id: str, space: spaces.Box) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = space.high.astype(np.float32) - space.low.astype(np.float32)
+    if not np.isfinite(width).all():
+        raise UserError(f"{env_id} has actions without bounds, {space}: give its Box a finite low and high")
+    if not (width > 0).all():
+        raise UserError(f"{env_id} has an action that cannot vary, {space}: leave out what has low = high")
+    if space.dtype.kind != "f":
+        raise UserError(
+            f"{env_id} has a Box of whole numbers for actions, {space}: make it a Discrete or a MultiDiscrete, or a "
+            "Box of floats that the environment rounds"
+        )
 
 
 def flattened(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -26,6 +68,16 @@ def flattened(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return env
     categories = all(not isinstance(leaf, spaces.Box) for _, leaf in leaves(space))
     return _cast(FlattenObservation(env), np.uint8 if categories else np.float32)
+
+
+def counted_from_zero(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment with Discrete and MultiDiscrete actions that begin at 0, as SB3's algorithms choose them."""
+    space = env.action_space
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) or not np.any(space.start):
+        return env
+    start = space.start
+    counted = spaces.Discrete(space.n) if isinstance(space, spaces.Discrete) else spaces.MultiDiscrete(space.nvec)
+    return TransformAction(env, lambda action: action + start, counted)
 
 
 def is_image(space: spaces.Space[Any]) -> bool:

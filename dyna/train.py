@@ -15,9 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from dyna import agents, checkpoint, envs, files, logs, runs
 from dyna.callbacks import Evaluator, Seam, Stop
 from dyna.config import RunConfig
-from dyna.envs import EnvironmentFailed
 from dyna.errors import Diverged, RunFailed, UserError
 from dyna.evaluate import LAST
+from dyna.guard import EnvironmentFailed
 from dyna.interrupts import Interrupts
 from dyna.progress import meter, say
 from dyna.runs import Run

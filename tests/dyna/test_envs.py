@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from dyna import envs
 from dyna.config import RunConfig
-from dyna.envs import EnvironmentFailed, Guarded
 from dyna.errors import UserError
 
 SOURCE = """
@@ -176,58 +175,3 @@ def test_episodes_are_logged_where_sb3s_tools_look_for_them(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.monitor.csv", "monitor.csv"]
     lines = [line for path in tmp_path.iterdir() for line in path.read_text().splitlines()]
     assert len(lines) >= 2 * 2 + 10  # a comment and the columns each, and the episodes
-
-
-class Scripted(gym.Env[Any, Any]):
-    """Returns what it is told to."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, step: Callable[[], Any], reset: Callable[[], Any] = lambda: (np.zeros(2), {})) -> None:
-        self._step, self._reset = step, reset
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        return self._reset()
-
-    def step(self, action: Any) -> Any:
-        return self._step()
-
-
-def fail() -> Any:
-    raise ZeroDivisionError("boom")
-
-
-@pytest.mark.parametrize(
-    ("step", "sentence"),
-    [
-        (fail, "Scripted.step(1) raised ZeroDivisionError: boom"),
-        (lambda: (np.zeros(2), np.nan, False, False, {}), "Scripted.step(1) returned the reward nan"),
-        (lambda: (np.zeros(2), 10.0**400, False, False, {}), "OverflowError"),
-        (lambda: (np.zeros(2), np.float32("inf"), False, False, {}), "returned the reward inf"),
-        (lambda: (np.array([1.0, np.nan]), 0.0, False, False, {}), "returned the observation [ 1., nan]"),
-        (lambda: (np.array([1.0, np.inf], np.float32), 0.0, False, False, {}), "returned the observation [ 1., inf]"),
-        (lambda: (np.zeros(3), 0.0, False, False, {}), "shape (3,), but observation_space has (2,)"),
-        (lambda: (np.zeros(2), 0.0, False, {}), "raised ValueError: not enough values to unpack"),
-        (lambda: (np.zeros(2), "much", False, False, {}), "raised TypeError"),
-    ],
-)
-def test_what_no_learner_can_use_ends_with_the_values(step: Callable[[], Any], sentence: str) -> None:
-    env = Guarded(Scripted(step))
-    env.reset()
-    with pytest.raises(EnvironmentFailed) as caught:
-        env.step(np.int64(1))
-    assert sentence in str(caught.value)
-
-
-def test_a_reset_is_guarded_too() -> None:
-    with pytest.raises(EnvironmentFailed, match=r"Scripted.reset returned the observation \[nan, nan\]"):
-        Guarded(Scripted(fail, lambda: (np.full(2, np.nan), {}))).reset()
-    with pytest.raises(EnvironmentFailed, match="Scripted.reset raised ZeroDivisionError"):
-        Guarded(Scripted(fail, fail)).reset()
-
-
-def test_large_numbers_pass() -> None:
-    env = Guarded(Scripted(lambda: (np.array([1e30, -1e30], np.float32), -1e300, False, False, {})))
-    env.reset()
-    assert env.step(0)[1] == -1e300
