@@ -84,7 +84,9 @@ class StackedSACPolicy(SACPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> StackedCritic:  # type: ignore[override]
         plain = super().make_critic(features_extractor)
         arguments: dict[str, Any] = self.critic_kwargs
-        return self.critic_class(plain, arguments["net_arch"], arguments["activation_fn"], self.layer_norm).to(self.device)
+        return self.critic_class(plain, arguments["net_arch"], arguments["activation_fn"], self.layer_norm).to(
+            self.device
+        )
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -138,9 +140,9 @@ def update(
         target = batch.reward + (1 - batch.terminated) * gamma * next_value
     error = critic.values(batch.obs, batch.action) - target
     critic_loss = 0.5 * error.square().mean(dim=1).sum()
-    _step(critic.optimizer, critic_loss)
+    step(critic.optimizer, critic_loss)
     actor_loss = (alpha * log_prob - critic.values(batch.obs, action).amin(dim=0)).mean()
-    _step(actor.optimizer, actor_loss)
+    step(actor.optimizer, actor_loss)
     return Losses(critic_loss.detach(), actor_loss.detach(), -log_prob.detach().mean(), alpha.reshape(()))
 
 
@@ -156,7 +158,8 @@ def update_target(critic: nn.Module, target: nn.Module, tau: float) -> None:
         torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()), tau)
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the gradient of `loss` [] by the optimiser's own parameters, and no others."""
     parameters = optimiser.param_groups[0]["params"]
     for parameter, grad in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = grad

@@ -164,6 +164,10 @@ class GaussianEnsemble(nn.Module):
         x = self.normalise_input(obs, action)
         return self._prediction(obs, x.expand(len(self.elites), *x.shape), self.elites)
 
+    def predict_own(self, obs: Tensor, action: Tensor) -> Prediction:
+        """Each member's moments of rows of its own, with gradient: [E, B, S], [E, B, A] -> [E, B, .]."""
+        return self._prediction(obs, self.normalise_input(obs, action), None)
+
     def sample(self, prediction: Prediction, *, rng: torch.Generator) -> Outcome:
         """One step from one random elite a row (TS1: Chua et al. 2018, section 5.1)."""
         rows = torch.arange(prediction.mean.shape[1], device=prediction.mean.device)

@@ -1,0 +1,198 @@
+"""Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR): one update a step, with gradients through
+the model.
+
+Long distribution rollouts make states that the policy would visit; from these, short training rollouts make a target
+for the critic and a gradient for the actor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor
+
+from dyna import actor_critic
+from dyna.actor_critic import Losses
+from dyna.base import DynaMixin
+from dyna.bounded import BoundedSACPolicy
+from dyna.errors import UserError
+from dyna.truncation import Truncation
+from dyna.types import Transitions
+from dyna.value_expansion import expand
+from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
+
+
+class DHMBPO(DynaMixin, SAC):
+    """Soft actor-critic on value expansions through the model, from states that the model imagined.
+
+    Reward and termination are learned too. It takes SB3's SAC's arguments too.
+
+    :param policy: Policy class or its alias.
+    :param env: Environment, or its Gymnasium id.
+    :param learning_rate: Step size of actor, critic and entropy coefficient; a number or a schedule.
+    :param learning_starts: Random steps before learning begins; as many updates follow them at once.
+    :param batch_size: Imagined states an update begins from, rounded down to a multiple of the members.
+    :param gamma: Discount.
+    :param tau: Share of the critic that its target takes over in an update.
+    :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
+    :param gradient_steps: Updates of actor and critic each time a step was made.
+    :param model_every: Environment steps between two fits of the world model.
+    :param dream_every: Updates between two distribution rollouts.
+    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from.
+    :param training_horizon: Steps of a training rollout, through which gradients flow.
+    :param truncate: Rule that ends distribution rollouts early: infoprop, keep_all, macura, m2ac, or a mapping.
+    :param world_model: Size and training rule of the ensemble.
+    :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
+    :param termination_fn: Exact end (obs, action in [-1, 1], next_obs) -> bool [B]; without one it is learned.
+    """
+
+    policy_aliases = {"MlpPolicy": BoundedSACPolicy}
+    policy: BoundedSACPolicy
+
+    def __init__(
+        self,
+        policy: str | type[BoundedSACPolicy] = "MlpPolicy",
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 5e-4,
+        learning_starts: int = 1_000,
+        batch_size: int = 125,
+        gamma: float = 0.995,
+        tau: float = 0.01,
+        ent_coef: str | float = "auto_0.1",
+        gradient_steps: int = 1,
+        model_every: int = 250,
+        dream_every: int = 20,
+        distribution_horizon: int = 20,
+        training_horizon: int = 5,
+        truncate: str | Mapping[str, Any] | Truncation = "infoprop",
+        world_model: EnsembleSettings = EnsembleSettings(),  # noqa: B008 - frozen
+        reward_fn: KnownReward | None = None,
+        termination_fn: KnownTermination | None = None,
+        **sac: Any,
+    ) -> None:
+        if isinstance(policy, type) and not issubclass(policy, BoundedSACPolicy):
+            raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
+        at_least_one = {
+            "model_every": model_every,
+            "dream_every": dream_every,
+            "distribution_horizon": distribution_horizon,
+            "training_horizon": training_horizon,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+        if batch_size < world_model.members:
+            raise UserError(
+                f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
+            )
+        self.model_every, self.dream_every = model_every, dream_every
+        self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
+        generations = -(-model_every // dream_every) + 1
+        self.settle(
+            world_model=world_model,
+            truncate=truncate,
+            real_share=0.0,
+            imagined_capacity=generations * batch_size * distribution_horizon,
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
+        )
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]  # None while SB3 loads
+            learning_rate,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            gamma=gamma,
+            tau=tau,
+            ent_coef=ent_coef,
+            gradient_steps=gradient_steps,
+            **sac,
+        )
+
+    def train(self, gradient_steps: int, batch_size: int = 125) -> None:
+        """Fit, dream and update for the environment steps just made."""
+        first = self.world_model.version == 0
+        if self.is_fit_due(self.model_every):
+            self.fit_world_model()
+            self._set_units()
+        if self._fitted_at is None:
+            return
+        if first:  # the random steps had no updates yet
+            gradient_steps = max(gradient_steps, self.num_timesteps)
+        optimisers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
+        self._update_learning_rate([optimiser for optimiser in optimisers if optimiser is not None])
+        batch_size -= batch_size % self.world_model.settings.members
+        losses = []
+        for _ in range(gradient_steps):
+            if self._n_updates % self.dream_every == 0 or self.imagined.size == 0:
+                self.dream(batch_size, self.distribution_horizon, keep_versions=1)
+            losses.append(self._update(batch_size))
+            self._n_updates += 1
+        self.updates["critic"] += gradient_steps
+        self.updates["actor"] += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name, value in actor_critic.read(losses).items():
+            self.logger.record(f"train/{name}", value)
+
+    def imagination_policy(self, obs: Tensor) -> Tensor:
+        """The current policy's action, sampled: obs [B, S] -> [B, A] in [-1, 1]."""
+        with torch.no_grad():
+            return self._sample(obs)[0]
+
+    def _sample(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=obs.device)
+        return actor_critic.sample_action(self.actor, obs, noise)
+
+    def _update(self, batch_size: int) -> Losses:
+        """One step of critic, actor and entropy coefficient on one training rollout."""
+        actor, critic, alpha = self.actor, self.critic, self._alpha()
+        start = self.imagined.sample_transitions(batch_size).obs
+        rollout = expand(self.world_model, self._sample, start, self.training_horizon, rng=self.rng)
+        target = self._target(rollout.detach(), alpha)
+        last = critic.values(rollout.last_obs, rollout.action[-1]).mean(dim=0)
+        actor_loss = -rollout.returns(last, alpha=alpha, gamma=self.gamma).mean()
+        error = (critic.values(start, rollout.action[0].detach()) - target) / critic.scale
+        critic_loss = error.square().mean(dim=1).sum()
+        actor_critic.step(actor.optimizer, actor_loss)
+        actor_critic.step(critic.optimizer, critic_loss)
+        actor_critic.update_target(critic, self.critic_target, self.tau)
+        entropy = -rollout.log_prob[0].detach().mean()
+        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+            excess = entropy - float(self.target_entropy)
+            actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)
+        return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
+
+    def _target(self, rollout: Any, alpha: Tensor) -> Tensor:
+        """Value expansion of the first state and action [B], with the lower of two target critics at the end."""
+        with torch.no_grad():
+            last = self.critic_target.values(rollout.last_obs, rollout.action[-1])
+            pair = torch.randperm(len(last), generator=self.rng, device=last.device)[:2]
+            value = rollout.returns(last[pair].amin(dim=0), alpha=alpha, gamma=self.gamma)
+            value += alpha * rollout.log_prob[0]  # the first action is given: its entropy is none of Q's
+            return value.clamp(self.critic.low, self.critic.high)
+
+    def _set_units(self) -> None:
+        """After a fit: the policy sees in the model's units, the critics know the range of returns."""
+        model, size = self.world_model, self.world_model.obs_size
+        self.policy.standardise(model.x_mean[:size], model.x_std[:size])
+        data = self.replay_buffer.all_transitions()
+        for critic in (self.critic, self.critic_target):
+            critic.set_range(*self._range(data, critic))
+
+    def _range(self, data: Transitions, critic: Any) -> tuple[float, float, float]:
+        slack = float(self._alpha()) * self.world_model.action_size
+        horizon = 1 / (1 - self.gamma)
+        low = min(0.0, float(data.reward.min()) - slack) * horizon
+        high = max(0.0, float(data.reward.max()) + slack) * horizon
+        if torch.isfinite(critic.low):
+            centre = float(critic.centre)
+        else:
+            centre = float(data.reward.mean()) / (1 - self.gamma * (1 - float(data.terminated.mean())))
+        return low, high, centre
+
+    def _alpha(self) -> Tensor:
+        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()

@@ -1,0 +1,93 @@
+"""A soft actor-critic policy whose values know their range, for critics that are trained on what a model imagines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+from dyna.actor_critic import StackedCritic, StackedSACPolicy
+
+
+class Standardised(FlattenExtractor):
+    """Observations in units of the data's spread, [B, S] -> [B, S]; as they are until `moments` are set."""
+
+    mean: Tensor  # [S]
+    std: Tensor  # [S]
+
+    def __init__(self, observation_space: spaces.Space[Any]) -> None:
+        super().__init__(observation_space)
+        self.register_buffer("mean", torch.zeros(self.features_dim))
+        self.register_buffer("std", torch.ones(self.features_dim))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return (super().forward(observations) - self.mean) / self.std
+
+
+class BoundedCritic(StackedCritic):
+    """Stacked critics whose output is `centre + scale * network`, with a last layer that begins at zero."""
+
+    low: Tensor  # [] below which no return lies
+    high: Tensor  # [] above which no return lies
+    centre: Tensor  # []
+    scale: Tensor  # []
+
+    def __init__(
+        self, plain: ContinuousCritic, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool = False
+    ) -> None:
+        super().__init__(plain, net_arch, activation_fn, layer_norm)
+        for name, value in {"low": -torch.inf, "high": torch.inf, "centre": 0.0, "scale": 1.0}.items():
+            self.register_buffer(name, torch.tensor(value))
+        for parameter in list(self.q_networks.layers)[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Q of every network: obs [B, S], actions [B, A] -> [n_critics, B], in units of return."""
+        return self.centre + self.scale * super().values(obs, actions)
+
+    @torch.no_grad()
+    def set_range(self, low: float, high: float, centre: float) -> None:
+        """Bound the values; what the networks say stays the same (Pop-Art: van Hasselt et al. 2016, 1602.07714)."""
+        scale = max(high - centre, centre - low, 1e-6)
+        last = list(self.q_networks.layers)[-1]
+        if torch.isfinite(self.low):
+            last.weight.mul_(self.scale / scale)
+            last.bias.mul_(self.scale).add_(self.centre - centre).div_(scale)
+        for buffer, value in ((self.low, low), (self.high, high), (self.centre, centre), (self.scale, scale)):
+            buffer.fill_(value)
+
+
+class BoundedSACPolicy(StackedSACPolicy):
+    """Bounded critics with normalised hidden layers, five of them, and standardised observations.
+
+    Unless given: `net_arch` [96, 96], SiLU activations.
+    """
+
+    critic: BoundedCritic
+    critic_target: BoundedCritic
+    critic_class = BoundedCritic
+
+    def __init__(
+        self, observation_space: spaces.Space[Any], action_space: spaces.Box, lr_schedule: Schedule, **kwargs: Any
+    ) -> None:
+        defaults = {
+            "net_arch": [96, 96],
+            "activation_fn": nn.SiLU,
+            "n_critics": 5,
+            "layer_norm": True,
+            "features_extractor_class": Standardised,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, **(defaults | kwargs))
+
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """See observations in these units from now on: mean [S], std [S]."""
+        for module in self.modules():
+            if isinstance(module, Standardised):
+                module.mean.copy_(mean)
+                module.std.copy_(std)

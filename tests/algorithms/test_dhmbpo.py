@@ -1,0 +1,100 @@
+"""Laws of DHMBPO; that it learns is shown in tests/benchmarks."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import SAC
+
+from dyna.algorithms.dhmbpo import DHMBPO
+from dyna.errors import UserError
+from dyna.world_model import EnsembleSettings
+from tests.probes import ActionRewardEnv
+
+TINY: dict[str, Any] = {
+    "seed": 4,
+    "device": "cpu",
+    "learning_starts": 60,
+    "batch_size": 32,
+    "model_every": 50,
+    "distribution_horizon": 4,
+    "training_horizon": 2,
+    "policy_kwargs": {"net_arch": [16, 16]},
+    "world_model": EnsembleSettings(members=3, elites=2, width=16, depth=1, max_updates=25, target="delta"),
+}
+
+
+@pytest.fixture(scope="module")
+def dreamer() -> DHMBPO:
+    return DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(200)
+
+
+def test_one_update_a_step_after_those_for_the_random_ones(dreamer: DHMBPO) -> None:
+    assert dreamer.updates["critic"] == dreamer.updates["actor"] == 200
+    assert dreamer.world_model.version == 3  # at steps 61, 111 and 161
+
+
+def test_dreams_of_an_older_model_are_not_learned_from(dreamer: DHMBPO) -> None:
+    assert set(dreamer.imagined.sample(300).version.tolist()) == {3}
+
+
+def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
+    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and 0 <= float(dreamer.critic.high) < 30
+    for name in ("low", "high", "centre", "scale"):
+        assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
+    torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
+
+
+def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
+    again = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(200)
+    for name, value in again.policy.state_dict().items():
+        assert torch.equal(value, dreamer.policy.state_dict()[name]), name
+
+
+def test_a_saved_agent_acts_the_same(dreamer: DHMBPO, tmp_path: Path) -> None:
+    dreamer.save(tmp_path / "agent.zip")
+    loaded = DHMBPO.load(tmp_path / "agent.zip", env=gym.make("Pendulum-v1"), device="cpu")
+    obs = np.array([[0.1, 0.9, -0.5], [-1.0, 0.0, 2.0]], np.float32)
+    np.testing.assert_array_equal(
+        loaded.predict(obs, deterministic=True)[0], dreamer.predict(obs, deterministic=True)[0]
+    )
+    loaded.learn(60, reset_num_timesteps=False)
+
+
+def test_gradients_through_the_model_teach_a_one_step_choice() -> None:
+    agent = DHMBPO(
+        env=ActionRewardEnv(),
+        **{
+            **TINY,
+            "learning_rate": 3e-3,
+            "gamma": 0.5,
+            "gradient_steps": 2,
+            "world_model": EnsembleSettings(members=3, elites=2, width=32, depth=1, max_updates=200),
+        },
+    ).learn(300)
+    obs = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
+    assert np.abs(agent.predict(obs, deterministic=True)[0] - obs).mean() < 0.15
+
+
+def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
+    before = [parameter.clone() for parameter in dreamer.world_model.parameters()]
+    dreamer.train(3, 32)
+    for old, new in zip(before, dreamer.world_model.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"training_horizon": 0}, "training_horizon must be at least 1, got 0"),
+        ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
+        ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
+        ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
+    ],
+)
+def test_what_cannot_work_is_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, **given})

@@ -1,0 +1,51 @@
+"""Laws of the critics that know their range."""
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from dyna.bounded import BoundedSACPolicy, Standardised
+
+
+@pytest.fixture
+def policy() -> BoundedSACPolicy:
+    torch.manual_seed(0)
+    space = spaces.Box(-1.0, 1.0, (3,))
+    return BoundedSACPolicy(space, spaces.Box(-1.0, 1.0, (2,)), lambda _: 1e-3, net_arch=[8, 8])
+
+
+def test_values_begin_at_the_centre(policy: BoundedSACPolicy) -> None:
+    policy.critic.set_range(-50.0, 100.0, 7.0)
+    values = policy.critic.values(torch.randn(4, 3), torch.randn(4, 2))
+    torch.testing.assert_close(values, torch.full((5, 4), 7.0))
+
+
+def test_a_new_range_does_not_change_what_the_networks_say(policy: BoundedSACPolicy) -> None:
+    critic, obs, action = policy.critic, torch.randn(4, 3), torch.randn(4, 2)
+    critic.set_range(-50.0, 100.0, 7.0)
+    for parameter in critic.parameters():
+        torch.nn.init.normal_(parameter)
+    before = critic.values(obs, action)
+    critic.set_range(-500.0, 20.0, -3.0)
+    torch.testing.assert_close(critic.values(obs, action), before, rtol=1e-4, atol=1e-3)
+    assert float(critic.scale) == pytest.approx(497.0)
+    assert (float(critic.low), float(critic.high)) == (-500.0, 20.0)
+
+
+def test_every_network_sees_in_the_same_units(policy: BoundedSACPolicy) -> None:
+    obs = torch.tensor([[10.0, 20.0, 30.0]])
+    policy.standardise(torch.tensor([10.0, 10.0, 10.0]), torch.tensor([1.0, 2.0, 4.0]))
+    seen = [module(obs) for module in policy.modules() if isinstance(module, Standardised)]
+    assert len(seen) == 3  # actor, critic and its target
+    for each in seen:
+        torch.testing.assert_close(each, torch.tensor([[0.0, 5.0, 5.0]]))
+
+
+def test_the_units_travel_with_the_weights(policy: BoundedSACPolicy) -> None:
+    policy.standardise(torch.ones(3), 2 * torch.ones(3))
+    policy.critic.set_range(-5.0, 5.0, 1.0)
+    other = BoundedSACPolicy(policy.observation_space, policy.action_space, lambda _: 1e-3, net_arch=[8, 8])
+    other.load_state_dict(policy.state_dict())
+    obs = torch.randn(3, 3)
+    torch.testing.assert_close(other.actor(obs, deterministic=True), policy.actor(obs, deterministic=True))
+    assert float(other.critic.scale) == float(policy.critic.scale)

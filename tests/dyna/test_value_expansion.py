@@ -1,0 +1,93 @@
+"""Laws of differentiable rollouts, on ensembles whose reward and end are known."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from dyna.value_expansion import Expansion, expand
+from dyna.world_model import EnsembleSettings, GaussianEnsemble
+
+SMALL = EnsembleSettings(members=3, elites=2, width=8, depth=1, target="delta")
+
+
+def ones(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return torch.ones(len(obs))
+
+
+def model(reward: Callable[..., Tensor] | None = None, end: Callable[..., Tensor] | None = None) -> GaussianEnsemble:
+    torch.manual_seed(0)
+    return GaussianEnsemble(2, 1, SMALL, reward_fn=reward, termination_fn=end)
+
+
+def still(obs: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros(len(obs), 1), torch.zeros(len(obs))
+
+
+def rolled(world: GaussianEnsemble, horizon: int = 3) -> Expansion:
+    return expand(world, still, torch.randn(6, 2), horizon, rng=torch.Generator().manual_seed(1))
+
+
+def test_returns_are_discounted_and_end_in_the_last_value() -> None:
+    expansion = rolled(model(ones, lambda *_: torch.zeros(6)))
+    found = expansion.returns(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    torch.testing.assert_close(found, torch.full((6,), 1 + 0.5 + 0.25 + 0.125 * 10))
+
+
+def test_nothing_counts_after_the_end() -> None:
+    expansion = rolled(model(ones, ones))
+    found = expansion.returns(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    torch.testing.assert_close(found, torch.ones(6))
+
+
+def test_the_end_counts_by_its_probability() -> None:
+    expansion = rolled(model(ones, lambda *_: torch.full((6,), 0.25)), horizon=2)
+    torch.testing.assert_close(expansion.alive[:, 0], torch.tensor([1.0, 0.75, 0.5625]))
+
+
+def test_entropy_is_paid_for_every_action() -> None:
+    expansion = rolled(model(ones, lambda *_: torch.zeros(6)), horizon=1)._replace(
+        log_prob=torch.tensor([[-1.0], [-3.0]]).expand(2, 6)
+    )
+    found = expansion.returns(torch.zeros(6), alpha=torch.tensor(2.0), gamma=0.5)
+    torch.testing.assert_close(found, torch.full((6,), (1 + 2.0) + 0.5 * 6.0))
+
+
+def test_the_gradient_is_that_of_the_return() -> None:
+    world = model(end=lambda *_: torch.zeros(6)).double()
+    start = torch.randn(6, 2, dtype=torch.double)
+
+    def total(gain: Tensor) -> Tensor:
+        def act(obs: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.tanh(gain * obs.sum(1, keepdim=True)), torch.zeros(len(obs), dtype=torch.double)
+
+        rng = torch.Generator().manual_seed(1)
+        expansion = expand(world, act, start, 3, rng=rng)
+        return expansion.returns(expansion.last_obs.sum(1), alpha=torch.zeros(()), gamma=0.9).sum()
+
+    torch.set_default_dtype(torch.double)
+    try:
+        assert torch.autograd.gradcheck(total, (torch.tensor(0.3, dtype=torch.double, requires_grad=True),))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_each_member_rolls_rows_of_its_own() -> None:
+    world = model(ones, lambda *_: torch.zeros(6))
+    with torch.no_grad():
+        for layer in world.state_network.layers:
+            layer.weight.zero_()
+            layer.bias.zero_()
+        last = list(world.state_network.layers)[-1]
+        last.bias[:, 0, :2] = torch.tensor([[0.0], [1.0], [2.0]])  # each adds its own number to the state
+        last.bias[:, 0, 2:] = -1e3  # the least noise
+    expansion = expand(world, still, torch.zeros(6, 2), 4, rng=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        expansion.last_obs[:, 0], torch.tensor([0.0, 0.0, 4.0, 4.0, 8.0, 8.0]), atol=0.05, rtol=0.0
+    )
+
+
+def test_rows_that_the_members_cannot_share_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of the 3 members, got 7"):
+        expand(model(), still, torch.zeros(7, 2), 1, rng=torch.Generator())
