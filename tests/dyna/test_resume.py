@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from dyna import checkpoint, runs
+from dyna import callbacks, checkpoint, registry, runs
 from dyna.callbacks import Seam
 from dyna.config import RunConfig
-from dyna.errors import UserError
+from dyna.guard import EnvironmentFailed
+from dyna.errors import RunFailed, UserError
 from dyna.train import train
 from dyna.tree import same
 
@@ -28,6 +29,7 @@ LSTM = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"lstm_
 MODEL = {"members": 3, "elites": 2, "width": 8, "depth": 1, "max_updates": 20}
 DYNA = {"learning_starts": 50, "batch_size": 8, "gradient_steps": 2, "model_every": 60, "rollouts": 5}
 
+EXPANSION = {"learning_starts": 60, "batch_size": 32, "model_every": 50, "distribution_horizon": 4}
 CASES: dict[str, dict[str, Any]] = {
     "sac": {"algo": "sac", "hyperparameters": OFF},
     "sac, gSDE, normalised": {"algo": "sac", "hyperparameters": {**OFF, "use_sde": True}, "normalize": True},
@@ -36,6 +38,11 @@ CASES: dict[str, dict[str, Any]] = {
     "td3, correlated noise": {"algo": "td3", "hyperparameters": {**OFF, **OU}, "n_envs": 2},
     "crossq": {"algo": "crossq", "hyperparameters": OFF},
     "dqn": {"algo": "dqn", "hyperparameters": OFF, "env": "CartPole-v1"},
+    "ddpg": {"algo": "ddpg", "hyperparameters": OFF, "steps": 240},
+    "tqc": {"algo": "tqc", "hyperparameters": OFF, "steps": 240},
+    "qrdqn": {"algo": "qrdqn", "hyperparameters": OFF, "env": "CartPole-v1"},
+    "a2c": {"algo": "a2c", "hyperparameters": NET, "env": "CartPole-v1"},
+    "trpo": {"algo": "trpo", "hyperparameters": {**NET, "n_steps": 32, "batch_size": 32}, "env": "CartPole-v1"},
     "ppo": {"algo": "ppo", "hyperparameters": ON, "env": "CartPole-v1"},
     "ppo, gSDE, normalised, two environments": {
         "algo": "ppo",
@@ -45,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "recurrent ppo": {"algo": "ppo_lstm", "hyperparameters": LSTM, "env": "CartPole-v1"},
     "ars": {"algo": "ars", "hyperparameters": {"n_delta": 2}, "env": "CartPole-v1", "steps": 500},
+    "dhmbpo": {"algo": "dhmbpo", "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION}},
     "mbpo": {"algo": "mbpo", "hyperparameters": {**NET, **DYNA, "world_model": MODEL}},
 }
 """One of each kind of state that an algorithm can carry."""
@@ -112,6 +120,10 @@ def test_killed_and_resumed_is_never_killed(case: str, tmp_path: Path, monkeypat
         assert (run.path / name).read_bytes() == (whole.path / name).read_bytes()
 
 
+def test_every_algorithm_is_killed_in_some_case() -> None:
+    assert {str(settings["algo"]) for settings in CASES.values()} == set(registry.names())
+
+
 def test_the_comparison_sees_a_run_that_resumed_from_something_else(tmp_path: Path) -> None:
     first = train(make(tmp_path / "a", "dqn"), progress=False)
     second = train(replace(make(tmp_path / "b", "dqn"), seed=1), progress=False)
@@ -153,6 +165,78 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_end(
     assert f"the checkpoint of step {newest} is damaged" in shown
     assert f"from step {before}" in shown
     assert same(end(run), end(whole))
+
+
+def test_a_run_whose_evaluation_failed_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise EnvironmentFailed("the arm is jammed")
+
+    whole = train(make(tmp_path / "whole", "dqn"), progress=False)
+    config = make(tmp_path / "failed", "dqn")
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="failed at step 72, in an evaluation: the arm"):
+        patch.setattr(callbacks.evaluate, "play", fail)
+        train(config, progress=False)
+    (run,) = runs.find_all(config.runs)
+    assert checkpoint.steps(run.checkpoints)[0] == 72
+    train(config, resume=run.path, progress=False)
+    assert "statistically" not in capsys.readouterr().err
+    assert same(end(run), end(whole))
+    assert returns(run) == returns(whole)
+
+
+def interrupted_at(step: int, train_on: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until a rollout that would begin at a step, or later, and press Ctrl-C there."""
+    on_rollout_start = Seam._on_rollout_start
+
+    def ask(self: Seam) -> None:
+        self._interrupts.asked = self.model.num_timesteps >= step
+        on_rollout_start(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seam, "_on_rollout_start", ask)
+        train_on()
+
+
+def test_no_evaluation_is_lost_to_an_interrupt_and_the_best_model_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(make(tmp_path / "whole", "dqn"), progress=False)
+    config = make(tmp_path / "killed", "dqn")
+    killed_at(130, lambda: train(config, progress=False), monkeypatch)
+    (run,) = runs.find_all(config.runs)
+    best = run.path / "best_model.safetensors"
+    before = best.read_bytes()
+    best.write_bytes(b"of a future that will not come")
+    interrupted_at(0, lambda: train(config, resume=run.path, progress=False), monkeypatch)
+    assert best.read_bytes() == before != (run.path / "last_model.safetensors").read_bytes()
+    for step in (140, 0):  # where an evaluation is due, and there once more
+        interrupted_at(step, lambda: train(config, resume=run.path, progress=False), monkeypatch)
+        assert (run.summary()["status"], run.summary()["steps"]) == ("interrupted", 140)
+        assert [row[0] for row in returns(run)] == ["step", "72"]
+    train(config, resume=run.path, progress=False)
+    assert returns(run) == returns(whole)
+    assert same(end(run), end(whole))
+
+
+@pytest.mark.parametrize("case", ["mbpo", "sac, gSDE, normalised", "ppo"])
+def test_an_extended_run_is_one_that_was_as_long_from_the_start(case: str, tmp_path: Path) -> None:
+    whole = train(replace(make(tmp_path / "whole", case), steps=320, eval_every=64), progress=False)
+    short = replace(make(tmp_path / "extended", case), steps=192, eval_every=64)
+    run = train(short, progress=False)
+    train(replace(short, steps=320), resume=run.path, progress=False)
+    assert same(end(run), end(whole))
+    assert returns(run) == returns(whole)
+
+
+def test_schedules_that_an_extension_stretches_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make(tmp_path, "dqn")
+    run = train(config, progress=False)
+    assert "went by" not in capsys.readouterr().err
+    train(replace(config, steps=400), resume=run.path, progress=False)
+    said = "exploration_schedule went by a run of 300 steps and now go by one of 400"
+    assert said in capsys.readouterr().err
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
