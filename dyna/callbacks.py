@@ -24,8 +24,9 @@ from dyna import agents, checkpoint, envs, evaluate, generators, logs, resumable
 from dyna.evaluate import BEST, Evaluation
 from dyna.health import Health
 from dyna.interrupts import Interrupts
-from dyna.memory import peak_memory
+from dyna.machine import peak_memory
 from dyna.progress import Meter, Reading, say
+from dyna.restarts import Failures, Restarting
 from dyna.runs import Run
 from dyna.tree import Tree
 
@@ -97,7 +98,7 @@ class Evaluator:
         seed = evaluate.stream(config.seed, _EVALUATION_STREAM, step)
         with generators.preserved():
             result = evaluate.play(model, self._env, config.eval_episodes, seed=seed)
-        if result.cut and not self._told:
+        if result.advice and not self._told:
             say(result.advice)
             self._told = True
         self._log(result, step, seconds)
@@ -186,6 +187,7 @@ class Seam(BaseCallback):
         """Write a checkpoint; raises OSError or Diverged, and then leaves the older ones as they were."""
         with self.clock.paused():
             self._health.check_all()
+            self._failures.forget()
             state: dict[str, Tree] = {
                 "training": snapshot.take(self.model, mid_rollout=mid_rollout),
                 "evaluator": self._evaluator.state(),
@@ -224,6 +226,7 @@ class Seam(BaseCallback):
             "final_return_mean": self._evaluator.last,
             "best_return_mean": self._evaluator.best,
             "peak_memory": max((round(peak, 1) for peak in peaks if peak), default=None),
+            "dropped_episodes": self._failures.count,
             "updates": agents.updates(self.model),
             "world_model": agents.world_model_metrics(self.model),
         }
@@ -233,6 +236,7 @@ class Seam(BaseCallback):
         env = self.model.get_env()
         assert env is not None
         self._recorders = envs.recorders(env)
+        self._failures = Failures(self.model, envs.layers(env, Restarting))
         self._health = Health(self.model)
         # others may draw before their rollout starts: they are put back, and their generator is read, before that
         self._draws_first = not isinstance(self.model, (OnPolicyAlgorithm, OffPolicyAlgorithm))
@@ -245,6 +249,7 @@ class Seam(BaseCallback):
             self._torch_before = torch.get_rng_state()
 
     def _on_rollout_end(self) -> None:
+        self._failures.forget()
         if self._draws_first:
             self._torch_before = torch.get_rng_state()
 
@@ -271,6 +276,7 @@ class Seam(BaseCallback):
         return waited >= 2 * every or all(recorder.steps == 0 for recorder in self._recorders)
 
     def _on_step(self) -> bool:
+        self._failures.note(self.locals.get("infos", ()))
         if self._meter.is_due:
             self.show()
         return True

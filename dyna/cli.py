@@ -7,7 +7,6 @@ interrupted one is exit code 130. `--debug` shows the traceback instead.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -90,7 +89,7 @@ def _train(words: list[str]) -> int:
     given = flags.given(arguments)
     if arguments.help:
         return _train_help(parser, given)
-    settings = _checked(_resumed(arguments, given) if arguments.resume else _fresh(arguments, given))
+    settings = config.checked(_resumed(arguments, given) if arguments.resume else _fresh(arguments, given))
     from dyna import train
 
     return _report(train.train(settings, resume=arguments.resume, progress=arguments.progress))
@@ -124,16 +123,6 @@ def _resumed(arguments: argparse.Namespace, given: dict[str, Any]) -> RunConfig:
             f"start a new run with `dyna train --config {shlex.quote(str(arguments.resume / 'config.yaml'))}` instead"
         )
     return config.resolve(given, stored.settings(), preset=False)
-
-
-def _checked(settings: RunConfig) -> RunConfig:
-    """The settings with every name and value judged, before anything is written."""
-    registry.check(settings.algo)
-    from dyna import envs, hyperparameters
-
-    envs.check_id(settings.env)
-    checked = hyperparameters.check(registry.find(settings.algo), settings.hyperparameters)
-    return dataclasses.replace(settings, hyperparameters=checked)
 
 
 def _report(run: Run) -> int:

@@ -24,6 +24,7 @@ from typing import IO, Any
 from dyna import checkpoint, files
 from dyna.config import RunConfig
 from dyna.errors import UserError
+from dyna.machine import processor
 from dyna.sources import code_version
 
 if sys.platform == "win32":
@@ -253,10 +254,11 @@ def _json(value: Any) -> Any:
 
 
 def _parent(config: RunConfig) -> Path:
-    return config.runs / _file_safe(config.env) / _file_safe(config.algo)
+    return config.runs / file_safe(config.env) / file_safe(config.algo)
 
 
-def _file_safe(name: str) -> str:
+def file_safe(name: str) -> str:
+    """A name as one that every file system takes."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
 
 
@@ -283,6 +285,7 @@ def _meta(config: RunConfig, argv: Sequence[str] | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": _versions(),
         "platform": platform.platform(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
         "threads": _threads(config),

@@ -18,10 +18,12 @@ from dyna.imports import search_here
 
 PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "mujoco")
 """Packages whose release can change what is learnt."""
-TRAINER = ("train", "callbacks", "agents", "envs", "evaluate", "hyperparameters", "generators")
-"""Modules of the engine that every run passes through and that can change what it learns or measures."""
-SILENT = ("errors", "progress")
-"""Modules of the engine that only tell."""
+SILENT = frozenset(
+    f"dyna.{name}"
+    for name in """annotations checkpoint config docstrings errors files imports interrupts kinds logs machine plain
+    presets progress registry runs sources tree""".split()
+)
+"""Modules of the engine that only tell, store, or read settings, which are compared by themselves."""
 
 
 def code_version(algo: str, env: str) -> str:
@@ -33,7 +35,7 @@ def code_version(algo: str, env: str) -> str:
     Raises UserError for an unknown algorithm.
     """
     search_here()
-    modules = {f"dyna.{name}" for name in TRAINER}
+    modules = _with_imports("dyna.train")
     for target in (registry.address(algo), env):
         module, colon, _ = target.partition(":")
         if colon and not _is_released(module):
@@ -54,12 +56,11 @@ def _with_imports(module: str) -> set[str]:
     """A module and all that it imports, wherever in its text, from its own top-level package or the current folder."""
     package = module.partition(".")[0]
     here = Path.cwd().resolve()
-    silent = {f"dyna.{name}" for name in SILENT}
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in silent:
+        if name not in found and name not in SILENT:
             found.add(name)
             waiting += [each for each in _imports(name) if _is_near(each, package, here)]
     return found
