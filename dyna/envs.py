@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import gymnasium as gym
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -51,11 +52,14 @@ def make_evaluation(config: RunConfig, render_mode: str | None = None) -> VecEnv
 
 
 def make_one(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The bare environment; raises UserError where it cannot be made or no algorithm could use it."""
+    """The bare environment; raises UserError where it cannot be made or no algorithm could use it.
+
+    `max_episode_steps` among the arguments sets a time limit, to a class as `gymnasium.make` does to an id.
+    """
     found = _find(config.env)
     kwargs = dict(config.env_kwargs) | ({"render_mode": render_mode} if render_mode else {})
     try:
-        env = gym.make(found, **kwargs) if isinstance(found, str) else found(**kwargs)
+        env = gym.make(found, **kwargs) if isinstance(found, str) else _made(found, **kwargs)
     except Exception as error:  # the environment's own code: whatever it raises is the user's to read
         raise UserError(
             f"{config.env} cannot be made with {kwargs or 'no arguments'}: {type(error).__name__}: {error}"
@@ -94,6 +98,13 @@ def log_episodes(env: VecEnv, folder: Path, *, append: bool) -> None:
         name = monitor.spec.id if monitor.spec else type(monitor.unwrapped).__name__
         header: dict[str, float | str] = {"t_start": monitor.t_start, "env_id": name}
         monitor.results_writer = ResultsWriter(str(path), header, override_existing=not (append and path.exists()))
+
+
+def _made(cls: type[gym.Env[Any, Any]], **kwargs: Any) -> gym.Env[Any, Any]:
+    if "max_episode_steps" not in kwargs or "max_episode_steps" in inspect.signature(cls).parameters:
+        return cls(**kwargs)
+    limit = kwargs.pop("max_episode_steps")
+    return TimeLimit(cls(**kwargs), limit)
 
 
 def _learnable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from dyna import agents, envs, runs
 from dyna.errors import UserError
+from dyna.guard import EnvironmentFailed
 from dyna.progress import say
+from dyna.restarts import ATTEMPTS, DROPPED
 
 EPISODE_LIMIT = 10_000
 """Steps after which an episode of an environment without a time limit is cut: it might never end."""
@@ -32,6 +35,8 @@ class Evaluation:
     lengths: tuple[int, ...]
     cut: int = 0
     """Episodes that were cut at EPISODE_LIMIT."""
+    dropped: int = 0
+    """Further episodes, in which the environment failed."""
 
     @property
     def return_mean(self) -> float:
@@ -50,11 +55,16 @@ class Evaluation:
 
     @property
     def advice(self) -> str:
-        """What to say when episodes were cut."""
-        return (
-            f"{self.cut} of {self.episodes} evaluation episodes were cut after {EPISODE_LIMIT:,} steps, since the "
-            "environment sets no time limit: gymnasium.wrappers.TimeLimit sets one"
-        )
+        """What to say of episodes that were cut or dropped; empty where there were none."""
+        said = []
+        if self.cut:
+            said.append(
+                f"{self.cut} of {self.episodes} evaluation episodes were cut after {EPISODE_LIMIT:,} steps, since the "
+                "environment sets no time limit: `--env-kwargs max_episode_steps=1000` sets one"
+            )
+        if self.dropped:
+            said.append(f"the environment failed in {self.dropped} further evaluation episodes, which do not count")
+        return "; ".join(said)
 
     @property
     def episodes(self) -> int:
@@ -71,11 +81,14 @@ def play(
     deterministic: bool = True,
     before_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Play episodes in the one environment of `envs.make_evaluation`, whose first reset is seeded."""
+    """Play episodes in the one environment of `envs.make_evaluation`, whose first reset is seeded.
+
+    Raises EnvironmentFailed where the environment does, or where ten episodes in a row were dropped because it did.
+    """
     limit = _limit(env)
     returns: list[float] = []
     lengths: list[int] = []
-    cut = 0
+    cut = dropped = in_a_row = 0
     env.seed(seed)
     obs, state, start, length = env.reset(), None, np.ones(1, dtype=bool), 0
     while len(returns) < episodes:
@@ -83,16 +96,20 @@ def play(
         action, state = model.predict(obs, state, start, deterministic)  # type: ignore[arg-type]
         obs, _, start, infos = env.step(action)
         length += 1
-        if start[0]:
+        if start[0] and DROPPED in infos[0]:
+            dropped, in_a_row, length = dropped + 1, in_a_row + 1, 0
+            if in_a_row == ATTEMPTS:
+                raise EnvironmentFailed(f"{infos[0][DROPPED]}, and no episode in {ATTEMPTS} was better")
+        elif start[0]:
             returns.append(infos[0]["episode"]["r"])
             lengths.append(length)
-            length = 0
+            length = in_a_row = 0
         elif length == limit:
             returns.append(sum(envs.monitors(env)[0].rewards))
             lengths.append(length)
             cut += 1
             obs, state, start, length = env.reset(), None, np.ones(1, dtype=bool), 0
-    return Evaluation(tuple(returns), tuple(lengths), cut)
+    return Evaluation(tuple(returns), tuple(lengths), cut, dropped)
 
 
 def stream(seed: int, *key: int) -> int:
@@ -126,7 +143,7 @@ def evaluate_run(
             result = play(model, env, episodes, seed=seed, deterministic=deterministic, before_step=filming)
     finally:
         env.close()
-    if result.cut:
+    if result.advice:
         say(result.advice)
     return result
 
@@ -143,7 +160,8 @@ def _weights(run: runs.Run, which: str) -> Path:
 
 def _limit(env: VecEnv) -> int:
     spec = envs.monitors(env)[0].spec
-    return EPISODE_LIMIT if spec is None or spec.max_episode_steps is None else sys.maxsize
+    limited = envs.layers(env, TimeLimit) or (spec is not None and spec.max_episode_steps)
+    return sys.maxsize if limited else EPISODE_LIMIT
 
 
 def _film_format(video: Path | None) -> dict[str, Any]:

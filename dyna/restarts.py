@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from dyna.errors import UserError
 from dyna.guard import ActionRefused, EnvironmentFailed
+from dyna.progress import say
 from dyna.tree import Tree
 
 DROPPED = "episode_dropped"
@@ -62,18 +67,60 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def state(self) -> dict[str, Tree]:
-        """What `restore` needs."""
-        return {name: getattr(self, name) for name in ("dropped", "last_failure", "_in_a_row", "_has_stepped", "_obs")}
+        """What `restore` needs besides the last observation."""
+        return {"dropped": self.dropped, "last_failure": self.last_failure, "in_a_row": self._in_a_row}
 
-    def restore(self, state: dict[str, Tree]) -> None:
-        """Put back what `state` returned."""
-        vars(self).update(state)
+    def restore(self, state: dict[str, Tree] | None, obs: np.ndarray) -> None:
+        """Put back what `state` returned, if anything did; obs is the last observation of a run that goes on."""
+        if state is not None:
+            self.dropped, self.last_failure, self._in_a_row = (state[name] for name in self.state())
+        self._obs, self._has_stepped = np.array(obs), True
 
     def _note(self, failure: EnvironmentFailed) -> None:
         self.dropped, self._in_a_row = self.dropped + 1, self._in_a_row + 1
         self.last_failure = str(failure)
         if self._in_a_row >= ATTEMPTS:
             raise type(failure)(f"{failure}, and failed {ATTEMPTS} times in a row") from failure
+
+
+class Failures:
+    """What a training does about the episodes that its environments drop."""
+
+    def __init__(self, model: BaseAlgorithm, layers: list[Restarting]) -> None:
+        self._layers, self._buffer = layers, replay_of(model)
+        self._told = 0
+        self._steps: list[tuple[int, int]] = []  # place in the buffer, environment
+        if layers and getattr(model, "optimize_memory_usage", False):
+            raise UserError(
+                "on_env_error=restart takes failed steps out of the replay buffer, which optimize_memory_usage=True "
+                "does not let it: leave one of them out"
+            )
+
+    @property
+    def count(self) -> int:
+        """Failures so far, each of which dropped an episode."""
+        return sum(layer.dropped for layer in self._layers)
+
+    def note(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Remember the failures among the infos of a step that is about to be stored; the first is told."""
+        failed = [i for i, info in enumerate(infos) if DROPPED in info]
+        if failed and not self._told:
+            say(f"an episode was dropped, further ones are only counted: {infos[failed[0]][DROPPED]}")
+        self._told += len(failed)
+        if self._buffer is not None:
+            self._steps += [(self._buffer.pos, i) for i in failed]
+
+    def forget(self) -> None:
+        """Take the failed steps out of the replay buffer; before anything is learnt from it or saved."""
+        for step, i in self._steps:
+            assert self._buffer is not None
+            forget(self._buffer, step, i)
+        self._steps.clear()
+
+
+def replay_of(model: BaseAlgorithm) -> ReplayBuffer | None:
+    """The replay buffer of an off-policy algorithm."""
+    return model.replay_buffer if isinstance(model, OffPolicyAlgorithm) else None
 
 
 def forget(buffer: ReplayBuffer, step: int, i: int) -> None:
@@ -87,10 +134,11 @@ def forget(buffer: ReplayBuffer, step: int, i: int) -> None:
         if isinstance(column, np.ndarray) and column.shape[:2] == (buffer.buffer_size, buffer.n_envs):
             column[step, i] = column[before, i]
     for row in (before, step):
-        if not buffer.dones[row, i]:
-            _cut(buffer, row, i)
+        cut(buffer, row, i)
 
 
-def _cut(buffer: ReplayBuffer, row: int, i: int) -> None:
-    buffer.timeouts[row, i] = 1.0
-    buffer.dones[row, i] = 1.0
+def cut(buffer: ReplayBuffer, step: int, i: int) -> None:
+    """Cut the episode of environment `i` behind a stored step, as a time limit does, unless it ended there."""
+    if not buffer.dones[step, i]:
+        buffer.timeouts[step, i] = 1.0
+        buffer.dones[step, i] = 1.0

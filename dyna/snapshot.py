@@ -22,7 +22,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dyna import envs, generators
+from dyna import envs, generators, restarts
+from dyna.restarts import Restarting
 from dyna.tree import Tree, is_plain
 
 _OF_THIS_PROCESS = {"start_time", "_num_timesteps_at_start", "_total_timesteps", "tensorboard_log", "verbose"}
@@ -48,6 +49,7 @@ def take(model: BaseAlgorithm, *, mid_rollout: bool = False) -> dict[str, Tree]:
         "normalizer": _normalizer_state(model.get_vec_normalize_env()),
         "episodes": [_monitor_state(monitor) for monitor in envs.monitors(env)],
         "environments": [recorder.state(drop=mid_rollout) for recorder in envs.recorders(env)],
+        "failures": [layer.state() for layer in envs.layers(env, Restarting)],
         "spaces": [generators.of_space(space) for space in _spaces(model)],
         "generators": generators.of_process(),
     }
@@ -72,6 +74,9 @@ def restore(model: BaseAlgorithm, state: dict[str, Tree]) -> list[str]:
     for monitor, episode in zip(envs.monitors(env), state["episodes"], strict=True):
         _put_monitor(monitor, episode)
     differences = _put_environments(model, state["environments"])
+    failures = state.get("failures") or [None] * env.num_envs  # a run that stopped at the first may go on otherwise
+    for layer, recorder, failed in zip(envs.layers(env, Restarting), envs.recorders(env), failures, strict=False):
+        layer.restore(failed, recorder.obs)
     before = state.get("device", model.device.type)
     if before != model.device.type:  # other generators, and sums in another order
         differences.append(f"it was trained on {before} and goes on on {model.device.type}")
@@ -213,6 +218,9 @@ def _put_environments(model: BaseAlgorithm, states: list[dict[str, Tree]]) -> li
 def _start_episode(model: BaseAlgorithm, i: int, obs: Any) -> None:
     """Put the first observation of a new episode where the algorithm expects the one that could not be reached."""
     envs.monitors(model.get_env())[i].rewards = []  # type: ignore[arg-type]
+    buffer = restarts.replay_of(model)
+    if buffer is not None and (buffer.pos or buffer.full):
+        restarts.cut(buffer, (buffer.pos - 1) % buffer.buffer_size, i)
     normalizer = model.get_vec_normalize_env()
     for name, value in (
         ("_last_original_obs", obs),

@@ -125,6 +125,7 @@ def reached(run: Run) -> None:
     summary = run.summary()
     values = _reached(summary)
     values |= {f"{name} updates": count for name, count in (summary.get("updates") or {}).items() if count}
+    values["dropped episodes"] = summary.get("dropped_episodes") or None
     values["world model holdout error"] = (summary.get("world_model") or {}).get("holdout_error")
     rows = [(name.replace("_", " "), _cell(value)) for name, value in values.items() if value is not None]
     table(("reached", ""), rows)

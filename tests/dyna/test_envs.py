@@ -46,6 +46,21 @@ class Graphs(Walk):
 class Unbounded(Walk):
     action_space = gym.spaces.Box(-np.inf, np.inf, (1,))
 
+class Stuck(Walk):
+    action_space = gym.spaces.Box(np.float32([-1, 2]), np.float32([1, 2]))
+
+class Whole(Walk):
+    action_space = gym.spaces.Box(0, 3, (1,), np.int64)
+
+class Both(Walk):
+    action_space = gym.spaces.Dict({"a": gym.spaces.Discrete(2)})
+
+class Camera(Walk):
+    observation_space = gym.spaces.Dict({"camera": gym.spaces.Box(0, 255, (36, 36, 3), np.uint8)})
+
+class Blank(Walk):
+    observation_space = gym.spaces.Box(-1, 1, (0,))
+
 class Nothing(gym.Env):
     pass
 
@@ -74,6 +89,15 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_a_class_in_the_current_folder_is_made_with_its_arguments(module: str) -> None:
     env = envs.make_one(RunConfig(env=f"{module}:Walk", env_kwargs={"length": 5}))
     assert env.unwrapped.length == 5  # type: ignore[attr-defined]
+
+
+def test_a_class_is_given_a_time_limit_as_an_id_is(module: str) -> None:
+    for name in ("Walk", "Registered-v3"):
+        env = envs.make_one(RunConfig(env=f"{module}:{name}", env_kwargs={"length": 50, "max_episode_steps": 2}))
+        env.reset(seed=0)
+        assert [env.step(0)[3] for _ in range(2)] == [False, True]
+    with pytest.raises(UserError, match="cannot be made with {'max_episode_steps': -2}"):
+        envs.make_one(RunConfig(env=f"{module}:Walk", env_kwargs={"max_episode_steps": -2}))
 
 
 def test_an_id_that_a_module_registers_is_made_with_its_time_limit(module: str) -> None:
@@ -128,6 +152,11 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_reason(
         ("Walk", {"width": 3}, "unexpected keyword argument 'width'"),
         ("Graphs", {}, "has Text observations, which no algorithm takes"),
         ("Unbounded", {}, "give its Box a finite low and high"),
+        ("Stuck", {}, "has an action that cannot vary, Box([-1.  2.], [1. 2.], (2,), float32): leave out what has low"),
+        ("Whole", {}, "has a Box of whole numbers for actions, Box(0, 3, (1,), int64): make it a Discrete"),
+        ("Both", {}, "has Dict actions, which no algorithm takes: Box, Discrete, MultiDiscrete, MultiBinary work"),
+        ("Camera", {}, "observes the image camera, Box(0, 255, (36, 36, 3), uint8), beside other things"),
+        ("Blank", {}, "observes nothing"),
         ("Nothing", {}, "has no observation_space: set it"),
     ],
 )
