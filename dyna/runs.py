@@ -14,25 +14,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from dyna import checkpoint, files
+from dyna import checkpoint, files, locks
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.machine import processor
 from dyna.sources import code_version
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
-
-CONFIG, META, SUMMARY, LOCK = "config.yaml", "meta.json", "summary.json", ".lock"
+CONFIG, META, SUMMARY = "config.yaml", "meta.json", "summary.json"
 STATUSES = ("running", "finished", "interrupted", "failed")
 _PACKAGES = ("dyna", "torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "mujoco")
 
@@ -73,30 +67,13 @@ class Run:
         new = {key: _json(value) for key, value in {**old, **values}.items() if (key, value) != ("error", None)}
         files.replace(self.path / SUMMARY, json.dumps(new, indent=1) + "\n")
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from writing into the folder; raises UserError where one does. Ends with the process."""
-        try:
-            opened = (self.path / LOCK).open("a+")
-        except OSError as error:
-            raise UserError(f"the run {str(self.path)!r} cannot be written: {error}") from error
-        with opened as file:
-            if not _lock(file):
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(f"the run {str(self.path)!r} is being written by process {holder}: wait until it ends")
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        return locks.locked(self.path, "the run")
 
     def is_locked(self) -> bool:
         """Whether a process is writing into the folder; nothing is written to find it out."""
-        try:
-            with (self.path / LOCK).open("r+") as file:
-                return not _try_lock(file)
-        except OSError:  # never locked, or of somebody else
-            return False
+        return locks.is_locked(self.path)
 
     @property
     def status(self) -> str:
@@ -162,14 +139,6 @@ class Run:
     def write_config(self) -> None:
         """Store the configuration; raises OSError."""
         files.replace(self.path / CONFIG, self.config.to_yaml())
-
-
-def _lock(file: IO[str]) -> bool:
-    for _ in range(20):  # for a second: another process may just be looking whether the run died
-        if _try_lock(file):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def called(program: str) -> str:
@@ -260,17 +229,6 @@ def _parent(config: RunConfig) -> Path:
 def file_safe(name: str) -> str:
     """A name as one that every file system takes."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _meta(config: RunConfig, argv: Sequence[str] | None) -> dict[str, Any]:

@@ -20,8 +20,8 @@ PACKAGES = ("torch", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "
 """Packages whose release can change what is learnt."""
 SILENT = frozenset(
     f"dyna.{name}"
-    for name in """annotations checkpoint config docstrings errors files imports interrupts kinds logs machine plain
-    presets progress registry runs sources tree""".split()
+    for name in """annotations checkpoint config docstrings errors files imports interrupts kinds locks logs machine
+    plain presets progress registry runs sources tree""".split()
 )
 """Modules of the engine that only tell, store, or read settings, which are compared by themselves."""
 

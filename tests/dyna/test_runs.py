@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dyna import checkpoint, runs
+from dyna import checkpoint, locks, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 
@@ -157,8 +157,8 @@ def test_a_run_that_says_running_while_no_process_is_has_died(config: RunConfig)
     assert sorted(path.name for path in run.path.iterdir()) == before  # to look is not to write
     with run.locked():
         assert run.status == "running"
-        holder = (run.path / runs.LOCK).read_text()
-        assert run.is_locked() and (run.path / runs.LOCK).read_text() == holder
+        holder = (run.path / locks.LOCK).read_text()
+        assert run.is_locked() and (run.path / locks.LOCK).read_text() == holder
     run.write_summary(status="finished")
     assert run.status == "finished"
 
@@ -187,7 +187,7 @@ def test_other_packages_and_threads_are_told(config: RunConfig) -> None:
 
 def test_a_run_that_cannot_be_locked_is_told(config: RunConfig) -> None:
     run = runs.create(config)
-    (run.path / runs.LOCK).mkdir()
+    (run.path / locks.LOCK).mkdir()
     with pytest.raises(UserError, match="cannot be written"), run.locked():
         pass
 
