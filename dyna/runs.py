@@ -163,10 +163,13 @@ def create(config: RunConfig, argv: Sequence[str] | None = None) -> Run:
         except OSError as error:
             raise UserError(f"the run folder {str(path)!r} cannot be made ({error}): choose another --runs") from error
     run = Run(path, config)
-    run.write_config()
-    files.replace(path / META, json.dumps(_meta(config, argv), indent=1) + "\n")
     identity = {"algo": config.algo, "env": config.env, "seed": config.seed}
-    run.write_summary(**identity, steps=0, seconds=0.0, status="running")
+    try:
+        files.replace(path / META, json.dumps(_meta(config, argv), indent=1) + "\n")
+        run.write_summary(**identity, steps=0, seconds=0.0, status="running")
+        run.write_config()  # last: a folder without it is no run, wherever the process may have died
+    except OSError as error:
+        raise UserError(f"nothing can be written into {str(path)!r} ({error}): choose another --runs") from error
     return run
 
 
