@@ -11,9 +11,11 @@ algorithms through the entry-point group of the same name:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +84,33 @@ def refuse_actions(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any)
     """Raise UserError, naming the algorithms that fit, where an algorithm cannot act in an action space."""
     if not _accepts(cls, space):
         raise UserError(
-            f"{name} takes {' or '.join(action_spaces(cls))} actions, {env_id} has {space}: "
-            "`dyna list algorithms` shows which take them"
+            f"{name} takes {' or '.join(action_spaces(cls))} actions, {env_id} has {space}: choose "
+            f"{_those(lambda other: _accepts(other, space))}"
         )
+
+
+def refuse_images(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any) -> None:
+    """Raise UserError, naming the algorithms that fit, where observations are images and an algorithm takes none."""
+    from dyna.spaces import is_image
+
+    if is_image(space) and not _sees(cls):
+        raise UserError(
+            f"{name} takes no images, {env_id} has {space}: choose {_those(_sees)}, or for a small image wrap the "
+            "environment in gymnasium.wrappers.FlattenObservation"
+        )
+
+
+def _those(fit: Callable[[type[BaseAlgorithm]], bool]) -> str:
+    """The installed algorithms that fit, as in `sac or td3`."""
+    found = []
+    for name in names():
+        with contextlib.suppress(UserError):  # of a package that is not installed
+            found += [name] if fit(find(name)) else []
+    return " or ".join(found) or "another environment, since no algorithm does"
+
+
+def _sees(cls: type[BaseAlgorithm]) -> bool:
+    return "CnnPolicy" in cls.policy_aliases
 
 
 def _accepts(cls: type[BaseAlgorithm], action_space: Any) -> bool:

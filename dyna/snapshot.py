@@ -19,7 +19,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize, VecTransposeImage, unwrap_vec_wrapper
 from torch import Tensor
 
 from dyna import envs, generators, restarts
@@ -221,16 +221,14 @@ def _start_episode(model: BaseAlgorithm, i: int, obs: Any) -> None:
     buffer = restarts.replay_of(model)
     if buffer is not None and (buffer.pos or buffer.full):
         restarts.cut(buffer, (buffer.pos - 1) % buffer.buffer_size, i)
-    normalizer = model.get_vec_normalize_env()
-    for name, value in (
-        ("_last_original_obs", obs),
-        ("_last_obs", normalizer.normalize_obs(obs) if normalizer is not None else obs),
-    ):
+    normalizer, env = model.get_vec_normalize_env(), model.get_env()
+    seen = normalizer.normalize_obs(obs) if normalizer is not None else obs
+    transposed = unwrap_vec_wrapper(env, VecTransposeImage) if env is not None else None
+    if isinstance(transposed, VecTransposeImage):
+        seen = transposed.transpose_observations(seen)
+    for name, value in (("_last_original_obs", obs), ("_last_obs", seen)):
         last = getattr(model, name)
-        if isinstance(last, dict):
-            for key in last:
-                last[key][i] = value[key]
-        elif last is not None:
+        if last is not None:
             last[i] = value
     if model._last_episode_starts is not None:
         model._last_episode_starts[i] = True

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
@@ -84,7 +85,18 @@ def test_the_room_is_refused_under_its_folder_name() -> None:
     assert "import dyna.algorithms instead" in found.stderr.splitlines()[-1]
 
 
-def test_an_algorithm_that_cannot_act_there_says_so() -> None:
-    with pytest.raises(UserError, match=r"dqn takes Discrete actions, Pendulum-v1 has Box\(-2.0, 2.0"):
+def test_an_algorithm_that_cannot_act_there_names_those_that_can() -> None:
+    with pytest.raises(UserError) as caught:
         registry.refuse_actions("dqn", DQN, "Pendulum-v1", spaces.Box(-2.0, 2.0, (1,)))
+    said, _, others = str(caught.value).partition(": choose ")
+    assert said.startswith("dqn takes Discrete actions, Pendulum-v1 has Box(-2.0, 2.0")
+    assert {"mbpo", "sac", "ppo"} <= set(others.split(" or ")) and "dqn" not in others
     registry.refuse_actions("dqn", DQN, "CartPole-v1", spaces.Discrete(2))
+
+
+def test_an_algorithm_that_takes_no_images_names_those_that_do() -> None:
+    image = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    with pytest.raises(UserError, match=r"mbpo takes no images, Game-v1 has Box\(.*: choose .*sac.* or ppo"):
+        registry.refuse_images("mbpo", registry.find("mbpo"), "Game-v1", image)
+    registry.refuse_images("sac", SAC, "Game-v1", image)
+    registry.refuse_images("mbpo", registry.find("mbpo"), "Game-v1", spaces.Box(0, 255, (36, 36), np.uint8))
