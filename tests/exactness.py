@@ -1,0 +1,91 @@
+"""Small runs of every algorithm, and all that two of them must have in common to be the same to the last bit."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from dyna import checkpoint, runs
+from dyna.config import RunConfig
+from dyna.tree import pack
+
+NET = {"policy_kwargs": {"net_arch": [8]}}
+OFF = {**NET, "learning_starts": 50, "batch_size": 8, "buffer_size": 170}  # the ring wraps
+ON = {**NET, "n_steps": 32, "batch_size": 32, "n_epochs": 2}
+OU = {"noise_type": "ornstein-uhlenbeck", "noise_std": 0.3}
+LSTM = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"lstm_hidden_size": 8}}
+MODEL = {"members": 3, "elites": 2, "width": 8, "depth": 1, "max_updates": 20}
+DYNA = {"learning_starts": 50, "batch_size": 8, "gradient_steps": 2, "model_every": 60, "rollouts": 5}
+
+EXPANSION = {"learning_starts": 60, "batch_size": 32, "model_every": 50, "distribution_horizon": 4}
+CASES: dict[str, dict[str, Any]] = {
+    "sac": {"algo": "sac", "hyperparameters": OFF},
+    "sac, gSDE, normalised": {"algo": "sac", "hyperparameters": {**OFF, "use_sde": True}, "normalize": True},
+    "sac, three environments": {"algo": "sac", "hyperparameters": OFF, "n_envs": 3},
+    "sac, n-step": {"algo": "sac", "hyperparameters": {**OFF, "n_steps": 3}},
+    "td3, correlated noise": {"algo": "td3", "hyperparameters": {**OFF, **OU}, "n_envs": 2},
+    "crossq": {"algo": "crossq", "hyperparameters": OFF},
+    "dqn": {"algo": "dqn", "hyperparameters": OFF, "env": "CartPole-v1"},
+    "ddpg": {"algo": "ddpg", "hyperparameters": OFF, "steps": 240},
+    "tqc": {"algo": "tqc", "hyperparameters": OFF, "steps": 240},
+    "qrdqn": {"algo": "qrdqn", "hyperparameters": OFF, "env": "CartPole-v1"},
+    "a2c": {"algo": "a2c", "hyperparameters": NET, "env": "CartPole-v1"},
+    "trpo": {"algo": "trpo", "hyperparameters": {**NET, "n_steps": 32, "batch_size": 32}, "env": "CartPole-v1"},
+    "ppo": {"algo": "ppo", "hyperparameters": ON, "env": "CartPole-v1"},
+    "ppo, gSDE, normalised, two environments": {
+        "algo": "ppo",
+        "hyperparameters": {**ON, "use_sde": True},
+        "normalize": True,
+        "n_envs": 2,
+    },
+    "recurrent ppo": {"algo": "ppo_lstm", "hyperparameters": LSTM, "env": "CartPole-v1"},
+    "ars": {"algo": "ars", "hyperparameters": {"n_delta": 2}, "env": "CartPole-v1", "steps": 500},
+    "dhmbpo": {"algo": "dhmbpo", "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION}},
+    "mbpo": {"algo": "mbpo", "hyperparameters": {**NET, **DYNA, "world_model": MODEL}},
+}
+"""One of each kind of state that an algorithm can carry."""
+
+
+def make(runs_folder: Path, case: str) -> RunConfig:
+    settings: dict[str, Any] = {"env": "Pendulum-v1", "steps": 300, **CASES[case]}
+    return RunConfig(**settings, eval_every=70, eval_episodes=1, checkpoint_every=45, device="cpu", runs=runs_folder)
+
+
+def end(run: runs.Run) -> dict[str, Any]:
+    """Everything that the last checkpoint holds, but for what a clock said."""
+    loaded = checkpoint.load(run.checkpoints)
+    assert loaded is not None
+    tree: dict[str, Any] = loaded.tree
+    del tree["seconds"]
+    for episode in tree["training"]["episodes"]:
+        del episode["seconds"], episode["episode_times"]
+    for info in tree["training"]["attributes"]["ep_info_buffer"]:
+        info.pop("t", None)
+    return tree
+
+
+def returns(run: runs.Run) -> list[list[str]]:
+    """The evaluations, without their seconds."""
+    lines = [line.split(",") for line in (run.path / "evaluations.csv").read_text().splitlines()]
+    return [[line[0], *line[2:]] for line in lines]
+
+
+def logged(run: runs.Run) -> list[dict[str, str]]:
+    """The rows of progress.csv, without what a clock said, and without SB3's count of iterations in this process."""
+    with (run.path / "progress.csv").open() as file:
+        found = list(csv.DictReader(file))
+    names = {"time/fps", "time/time_elapsed", "time/iterations"}
+    return [{name: value for name, value in row.items() if name not in names} for row in found]
+
+
+def fingerprint(run: runs.Run) -> str:
+    """One hash of everything that the last checkpoint holds, weights and buffers among it, and of the evaluations."""
+    packed, digest = pack(end(run)), hashlib.sha256()
+    digest.update(json.dumps([packed.skeleton, returns(run)]).encode())
+    arrays = packed.arrays | {name: tensor.cpu().numpy() for name, tensor in packed.tensors.items()}
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
