@@ -1,4 +1,4 @@
-"""The command line: `dyna train`, `dyna eval`, `dyna list`.
+"""The command line: `dyna train`, `dyna eval`, `dyna compare`, `dyna plot`, `dyna list`.
 
 A user's mistake is one sentence on standard error and exit code 2; a failed run is one sentence and exit code 1; an
 interrupted one is exit code 130. `--debug` shows the traceback instead.
@@ -28,6 +28,8 @@ Model-based reinforcement learning on Stable-Baselines3.
 
   dyna train --env ENV --algo ALGO -n STEPS    train an agent
   dyna eval RUN                                evaluate a trained agent, watch it or film it
+  dyna compare --env ENV ... --algo ALGO ...   train a grid of runs and report on it
+  dyna plot RUN ...                            draw the learning curves of runs
   dyna list [algorithms|environments|runs]     what there is
 
   dyna COMMAND --help                          the flags of a command
@@ -69,15 +71,10 @@ def _complain(sentence: str, code: int) -> int:
     return code
 
 
-def _parser(command: str, description: str) -> flags.Parser:
-    parser = flags.Parser(prog=f"dyna {command}", description=description, add_help=False)
-    parser.add_argument("-h", "--help", action="store_true", help="Show this.")
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    return parser
-
-
 def _train(words: list[str]) -> int:
-    parser = _parser("train", "Train an agent. With --algo ALGO, --help lists the algorithm's hyperparameters too.")
+    parser = flags.command(
+        "train", "Train an agent. With --algo ALGO, --help lists the algorithm's hyperparameters too."
+    )
     flags.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", type=Path, help="Start from the settings in a run's config.yaml.")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="Go on with a run from its last checkpoint.")
@@ -144,7 +141,7 @@ def _report(run: Run) -> int:
 
 
 def _eval(words: list[str]) -> int:
-    parser = _parser("eval", "Evaluate the agent of a run.")
+    parser = flags.command("eval", "Evaluate the agent of a run.")
     parser.add_argument("run", metavar="RUN", type=Path, nargs="?", help="The folder of a run.")
     parser.add_argument("--episodes", metavar="N", default="10", help="Episodes to play (default: 10).")
     parser.add_argument("--seed", metavar="K", default=argparse.SUPPRESS, help="Seed of the episodes.")
@@ -182,8 +179,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(words: list[str]) -> int:
+    from dyna.compare import command
+
+    return command.compare(words)
+
+
+def _plot(words: list[str]) -> int:
+    from dyna.compare import command
+
+    return command.plot(words)
+
+
 def _list(words: list[str]) -> int:
-    parser = _parser("list", "List what there is: algorithms, environments or runs.")
+    parser = flags.command("list", "List what there is: algorithms, environments or runs.")
     parser.add_argument("what", metavar="WHAT", nargs="?", default="algorithms", help="By default algorithms.")
     parser.add_argument("--runs", metavar="DIR", type=Path, default=RunConfig.runs, help="Where the runs are.")
     arguments = parser.parse(words)
@@ -203,4 +212,10 @@ def _list(words: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": _train, "eval": _eval, "list": _list}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train,
+    "eval": _eval,
+    "compare": _compare,
+    "plot": _plot,
+    "list": _list,
+}

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
 from dyna import plain
@@ -47,10 +47,20 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 110))
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for each field of RunConfig, absent from the namespace where it is not given."""
+def command(name: str, description: str) -> Parser:
+    """The parser of a command, with the flags that every command has."""
+    parser = Parser(prog=f"dyna {name}", description=description, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true", help="Show this.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, but: Collection[str] = ()) -> None:
+    """One flag for each field of RunConfig but some, absent from the namespace where it is not given."""
     helps = field_help(RunConfig)
     for field in dataclasses.fields(RunConfig):
+        if field.name in but:
+            continue
         default = "" if field.default is dataclasses.MISSING else f" (default: {plain.shown(field.default)})"
         parser.add_argument(
             *(name for name in field.metadata["short"] if not name.startswith("--")),
@@ -64,11 +74,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def given(namespace: argparse.Namespace) -> dict[str, Any]:
+def given(namespace: argparse.Namespace, but: Collection[str] = ()) -> dict[str, Any]:
     """The fields that flags were given for, as checked plain data; raises UserError for a value of the wrong kind."""
     found = {}
     for name in kinds().kinds:
-        if hasattr(namespace, name):
+        if hasattr(namespace, name) and name not in but:
             found[name] = _value(name, getattr(namespace, name))
     checked: dict[str, Any] = kinds().check(found, "")
     return checked

@@ -144,7 +144,7 @@ def undeclared(sources: Iterable[tuple[str, Path]], *extras: str) -> list[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_package_that_a_room_imports_is_declared(room: str) -> None:
-    assert undeclared(sources(room)) == []
+    assert undeclared(sources(room), "ray") == []  # an extra that the engine asks for by name where it is missing
 
 
 def test_every_package_that_a_test_imports_is_declared() -> None:
