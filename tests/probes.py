@@ -172,3 +172,48 @@ class TerminationEnv(ProbeEnv):
 
 
 PROBES: tuple[type[ProbeEnv], ...] = (OneStepEnv, TwoStepEnv, ConstantRewardEnv, ActionRewardEnv, TerminationEnv)
+
+
+class AnyEnv(gym.Env[Any, Any]):
+    """A point that the action moves, observed through a Dict of every kind of space; the action's bounds are uneven.
+
+    The reward is how near to 0 the point is; the task ends where it leaves [-3, 3], a time limit cuts after 9 steps.
+    """
+
+    metadata = {"render_modes": []}
+    observation_space: spaces.Space[Any] = spaces.Dict(
+        {
+            "place": spaces.Box(-10.0, 10.0, (1, 1)),
+            "side": spaces.Discrete(2, start=-1),
+            "near": spaces.Tuple((spaces.MultiBinary(1), spaces.MultiDiscrete([4]))),
+        }
+    )
+    action_space: spaces.Space[Any] = spaces.Box(np.float32([-0.5, 10.0]), np.float32([1.5, 11.0]))
+    limit = 9
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.place, self.steps = float(self.np_random.uniform(-2.0, 2.0)), 0
+        return self.obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        self.steps += 1
+        self.place += self.moved(action) + 0.01 * float(self.np_random.normal())
+        return self.obs(), -abs(self.place), abs(self.place) > 3.0, self.steps == self.limit, {}
+
+    def moved(self, action: Any) -> float:
+        return float(action[0]) - 0.5
+
+    def obs(self) -> Any:
+        near = np.array([abs(self.place) < 1.0], np.int8), np.array([min(3, int(abs(self.place)))])
+        return {"place": np.array([[self.place]], np.float32), "side": int(self.place > 0) - 1, "near": near}
+
+
+class AnyDiscreteEnv(AnyEnv):
+    """The same, moved by one of three numbers that do not begin at 0."""
+
+    action_space = spaces.Discrete(3, start=5)
+
+    def moved(self, action: Any) -> float:
+        return float(action) - 6.0
