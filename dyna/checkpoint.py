@@ -19,7 +19,9 @@ import io
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,19 +128,23 @@ def _write_parts(temporary: Path, store: Path, packed: Packed) -> set[str]:
 
 def _write_blocks(store: Path, array: np.ndarray) -> dict[str, Any]:
     rows = max(1, BLOCK_BYTES * len(array) // array.nbytes)
-    names = []
-    for start in range(0, len(array), rows):
-        block = array[start : start + rows]
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(block))
-        data = block.reshape(-1).view(np.uint8).data
-        name = _digest(header.getvalue(), data)
-        names.append(name)
-        if not (store / f"{name}.npy").exists():
-            temporary = store / f".{name}.tmp"
-            files.write(temporary, header.getvalue(), data)
-            os.rename(temporary, store / f"{name}.npy")
+    blocks = [array[start : start + rows] for start in range(0, len(array), rows)]
+    # training stands still meanwhile, so the other cores are free; hashing and writing let go of Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        names = list(pool.map(lambda block: _write_block(store, block), blocks))
     return {"shape": list(array.shape), "dtype": array.dtype.str, "blocks": names}
+
+
+def _write_block(store: Path, block: np.ndarray) -> str:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(block))
+    data = block.reshape(-1).view(np.uint8).data
+    name = _digest(header.getvalue(), data)
+    if not (store / f"{name}.npy").exists():
+        temporary = store / f".{name}.{threading.get_ident()}.tmp"  # two blocks may hold the same
+        files.write(temporary, header.getvalue(), data)
+        os.replace(temporary, store / f"{name}.npy")
+    return name
 
 
 def _read(path: Path, store: Path) -> Tree:
