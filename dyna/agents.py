@@ -41,10 +41,11 @@ def make(config: RunConfig, env: VecEnv) -> BaseAlgorithm:
         model: BaseAlgorithm = cls(env=env, seed=config.seed, device=config.device, **arguments)
     except UserError:
         raise
-    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # the algorithm's own code: whatever it raises is the user's to read
+        what = str(error) or type(error).__name__
         raise UserError(
             f"{config.algo} cannot be made for {config.env} with {dict(config.hyperparameters) or 'its defaults'}: "
-            f"{error} (`dyna train --algo {config.algo} --help` shows what can be set)"
+            f"{what} (`dyna train --algo {config.algo} --help` shows what can be set)"
         ) from error
     model.observation_space.seed(config.seed)  # SB3 seeds everything else
     return model

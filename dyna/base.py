@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
-from dyna import audit, generators
+from dyna import audit, generators, limits
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
@@ -184,6 +184,7 @@ class DynaMixin(OffPolicyAlgorithm):
         name, space = type(self).__name__, getattr(self, "observation_space", None)
         if space is None:
             raise UserError(f"{name} needs an environment, got env=None: pass one, or its Gymnasium id")
+        limits.check(vars(self))
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise UserError(
                 f"{name} takes flat Box observations, got {space}: wrap the environment in FlattenObservation"

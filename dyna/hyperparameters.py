@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from dyna import limits
 from dyna.annotations import kind_of
 from dyna.docstrings import field_help, param_help
 from dyna.errors import UserError
@@ -76,6 +77,7 @@ def check(cls: type[BaseAlgorithm], settings: Mapping[str, Any]) -> dict[str, An
     """The settings, normalised; raises UserError for an unknown key or a value that does not fit."""
     kind = _kind(cls, settings)
     checked: dict[str, Any] = kind.check(settings, "")
+    limits.check(checked)
     kind.make(checked)  # a dataclass judges its values when it is made
     if "noise_std" in checked and checked.get("noise_type") is None:
         raise UserError(f"noise_std={checked['noise_std']} needs noise_type: set it to normal or ornstein-uhlenbeck")

@@ -64,6 +64,12 @@ class EnsembleSettings:
     """Share of a training batch that terminal rows are oversampled to; the odds are corrected afterwards."""
 
     def __post_init__(self) -> None:
+        for name in ("members", "width", "batch_size", "patience", "max_updates"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("depth", "learning_rate", "weight_decay", "improvement"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         if not 1 <= self.elites <= self.members:
             raise UserError(f"elites must be between 1 and members ({self.members}), got {self.elites}")
         if self.target not in ("auto", "delta", "next_obs"):

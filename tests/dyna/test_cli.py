@@ -66,7 +66,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trained:
 def test_flags_reach_the_trainer(trained: Trained) -> None:
     code = cli.main(
         "train --env Pendulum-v1 --algo sac -n 3000 --seed 7 -p gamma=0.9 learning_rate=1e-3 -p train_freq=[1,episode] "
-        "--no-preset --eval-every 500 --until -200 --runs elsewhere --normalize --env-kwargs g=9.81".split()
+        "--no-preset --eval-every 500 --until -2e2 --runs elsewhere --normalize --env-kwargs g=9.81".split()
     )
     assert code == 0
     assert trained.configs == [
@@ -126,6 +126,10 @@ MISTAKES = {
     "train --algo mbpo -p world_model.widht=9": "the nearest is 'world_model.width'",
     "train --algo mbpo -p world_model.elites=99": "got 99",
     "train --algo mbpo -p real_share=1.5": "real_share must be in [0, 1], got 1.5",
+    "train --algo sac -p batch_size=-3": "batch_size must be a finite number of at least 1, got -3",
+    "train --algo sac -p gamma=1.01": "gamma must be between 0 and 1, got 1.01",
+    "train --algo sac -p learning_rate=.nan": "learning_rate must be a finite number of at least 0, got nan",
+    "train --algo mbpo -p world_model.width=0": "width must be at least 1, got 0",
     "train --algo dqn --env Pendulum-v1": "dqn takes Discrete actions, Pendulum-v1 has Box",
     "train --algo sac -n": "-n/--steps/--n-timesteps: expected one argument",
     "train --algo sac -n many": "steps must be an integer, got 'many'",
