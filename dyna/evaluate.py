@@ -83,12 +83,12 @@ def play(
 ) -> Evaluation:
     """Play episodes in the one environment of `envs.make_evaluation`, whose first reset is seeded.
 
-    Raises EnvironmentFailed where the environment does, or where ten episodes in a row were dropped because it did.
+    Raises EnvironmentFailed where the environment does, or where ten times as many episodes were dropped as were asked for.
     """
     limit = _limit(env)
     returns: list[float] = []
     lengths: list[int] = []
-    cut = dropped = in_a_row = 0
+    cut = dropped = 0
     env.seed(seed)
     obs, state, start, length = env.reset(), None, np.ones(1, dtype=bool), 0
     while len(returns) < episodes:
@@ -97,13 +97,13 @@ def play(
         obs, _, start, infos = env.step(action)
         length += 1
         if start[0] and DROPPED in infos[0]:
-            dropped, in_a_row, length = dropped + 1, in_a_row + 1, 0
-            if in_a_row == ATTEMPTS:
-                raise EnvironmentFailed(f"{infos[0][DROPPED]}, and no episode in {ATTEMPTS} was better")
+            dropped, length = dropped + 1, 0
+            if dropped == ATTEMPTS * episodes:
+                raise EnvironmentFailed(f"{infos[0][DROPPED]}, as in {dropped - 1} episodes before")
         elif start[0]:
             returns.append(infos[0]["episode"]["r"])
             lengths.append(length)
-            length = in_a_row = 0
+            length = 0
         elif length == limit:
             returns.append(sum(envs.monitors(env)[0].rewards))
             lengths.append(length)

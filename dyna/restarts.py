@@ -29,7 +29,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
     the failure in its info; nobody else may learn from it as it stands, so `forget` takes it out of a replay buffer. To
     an on-policy algorithm, which keeps no next states, it is what it is told as: the value of the last observation is
     bootstrapped. The monitor does not count the episode: it is in no return, length or `monitor.csv`. Where the
-    environment fails ten times in a row without a completed step, or at its very first one, the failure is raised.
+    environment fails ten times in a row without a completed step, the failure is raised.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -37,7 +37,6 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
         self.dropped = 0
         self.last_failure: str | None = None
         self._in_a_row = 0
-        self._has_stepped = False
         self._obs = np.empty(0)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -58,11 +57,9 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
         except ActionRefused:
             raise
         except EnvironmentFailed as failure:
-            if not self._has_stepped:
-                raise
             self._note(failure)
             return self._obs, 0.0, False, True, {DROPPED: str(failure)}
-        self._in_a_row, self._has_stepped = 0, True
+        self._in_a_row = 0
         self._obs = np.array(obs)
         return obs, reward, terminated, truncated, info
 
@@ -74,7 +71,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
         """Put back what `state` returned, if anything did; obs is the last observation of a run that goes on."""
         if state is not None:
             self.dropped, self.last_failure, self._in_a_row = (state[name] for name in self.state())
-        self._obs, self._has_stepped = np.array(obs), True
+        self._obs = np.array(obs)
 
     def _note(self, failure: EnvironmentFailed) -> None:
         self.dropped, self._in_a_row = self.dropped + 1, self._in_a_row + 1
@@ -114,7 +111,8 @@ class Failures:
         """Take the failed steps out of the replay buffer; before anything is learnt from it or saved."""
         for step, i in self._steps:
             assert self._buffer is not None
-            forget(self._buffer, step, i)
+            if self._buffer.full or step < self._buffer.pos:  # it was not emptied meanwhile
+                forget(self._buffer, step, i)
         self._steps.clear()
 
 
@@ -128,7 +126,11 @@ def forget(buffer: ReplayBuffer, step: int, i: int) -> None:
 
     Nothing false is learnt then: that step is drawn twice as often, and the earlier steps of the dropped episode, which
     did happen, stay. Both rows are cut as by a time limit, so that no sequence or n-step return runs on behind them.
+    Where nothing came before, the buffer is emptied of the failed step and what the rollout has brought behind it.
     """
+    if step == 0 and not buffer.full:
+        buffer.reset()
+        return
     before = (step - 1) % buffer.buffer_size
     for column in vars(buffer).values():
         if isinstance(column, np.ndarray) and column.shape[:2] == (buffer.buffer_size, buffer.n_envs):

@@ -17,7 +17,7 @@ from dyna.callbacks import Evaluator, Seam, Stop
 from dyna.config import RunConfig
 from dyna.errors import Diverged, RunFailed, UserError
 from dyna.evaluate import LAST
-from dyna.guard import EnvironmentFailed
+from dyna.guard import ActionRefused, EnvironmentFailed
 from dyna.interrupts import Interrupts
 from dyna.progress import meter, say
 from dyna.runs import Run
@@ -172,7 +172,10 @@ def _onward(run: Run, seam: Seam, error: Exception) -> str:
         kept = f", the good checkpoint of step {seam.saved_at} is kept" if seam.saved_at else ""
         rate = "world_model.learning_rate" if error.part == "world model" else "learning_rate"
         return f"start a new run with a lower -p {rate}{kept}"
-    return f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
+    onward = f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
+    if isinstance(error, EnvironmentFailed) and not isinstance(error, ActionRefused):
+        onward += ", with --on-env-error restart it drops an episode that fails"
+    return onward
 
 
 def _disk_full(run: Run, model: BaseAlgorithm, seam: Seam) -> Exception:

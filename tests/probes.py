@@ -217,3 +217,34 @@ class AnyDiscreteEnv(AnyEnv):
 
     def moved(self, action: Any) -> float:
         return float(action) - 6.0
+
+
+class FailingEnv(ProbeEnv):
+    """A point that the action moves: next_obs = obs + action / 4, reward = next_obs; one step in twenty fails.
+
+    By turns it raises, and returns NaN, infinity and a wrong shape.
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    limit = 30
+    share = 0.05
+
+    def first_obs(self) -> np.ndarray:
+        return self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.np_random.random() < self.share:
+            self.obs += 100.0  # whoever kept a reference sees something false
+            self.failures = getattr(self, "failures", 0) + 1
+            return self.fail(self.failures % 4)
+        return super().step(action)
+
+    def fail(self, kind: int) -> Any:
+        if kind == 0:
+            raise RuntimeError("the link is down")
+        obs = (np.full(1, np.nan, np.float32), np.full(1, np.inf, np.float32), np.zeros(2, np.float32))[kind - 1]
+        return obs, 0.0, False, False, {}
+
+    def outcome(self, action: float) -> tuple[float, bool]:
+        self.obs = (self.obs + np.float32(action) / 4).astype(np.float32)
+        return float(self.obs[0]), False

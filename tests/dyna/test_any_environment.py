@@ -23,7 +23,7 @@ SMALL = {
     "gradient_steps": 1,
     "model_every": 30,
     "rollouts": 3,
-    "world_model": {"members": 2, "elites": 2, "width": 8, "depth": 1, "max_updates": 10},
+    "world_model": {"members": 2, "elites": 2, "width": 8, "depth": 1, "max_updates": 10, "target": "delta"},
     "n_delta": 2,
     "n_epochs": 2,
 }
