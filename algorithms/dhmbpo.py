@@ -44,7 +44,7 @@ class DHMBPO(DynaMixin, SAC):
     :param dream_every: Updates between two distribution rollouts.
     :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from.
     :param training_horizon: Steps of a training rollout, through which gradients flow.
-    :param truncate: Rule that ends distribution rollouts early: infoprop, keep_all, macura, m2ac, or a mapping.
+    :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
     :param termination_fn: Exact end (obs, action in [-1, 1], next_obs) -> bool [B]; without one it is learned.
@@ -58,7 +58,7 @@ class DHMBPO(DynaMixin, SAC):
         policy: str | type[BoundedSACPolicy] = "MlpPolicy",
         env: GymEnv | str | None = None,
         learning_rate: float | Schedule = 5e-4,
-        learning_starts: int = 1_000,
+        learning_starts: int = 250,
         batch_size: int = 125,
         gamma: float = 0.995,
         tau: float = 0.01,
@@ -68,8 +68,8 @@ class DHMBPO(DynaMixin, SAC):
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
-        truncate: str | Mapping[str, Any] | Truncation = "infoprop",
-        world_model: EnsembleSettings = EnsembleSettings(),  # noqa: B008 - frozen
+        truncate: str | Mapping[str, Any] | Truncation = "keep_all",
+        world_model: EnsembleSettings = EnsembleSettings(max_updates=200),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
         termination_fn: KnownTermination | None = None,
         **sac: Any,
@@ -179,20 +179,22 @@ class DHMBPO(DynaMixin, SAC):
         """After a fit: the policy sees in the model's units, the critics know the range of returns."""
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        data = self.replay_buffer.all_transitions()
+        scale = self._value_scale(self.replay_buffer.all_transitions())
         for critic in (self.critic, self.critic_target):
-            critic.set_range(*self._range(data, critic))
+            critic.set_range(**scale)
 
-    def _range(self, data: Transitions, critic: Any) -> tuple[float, float, float]:
-        slack = float(self._alpha()) * self.world_model.action_size
-        horizon = 1 / (1 - self.gamma)
-        low = min(0.0, float(data.reward.min()) - slack) * horizon
-        high = max(0.0, float(data.reward.max()) + slack) * horizon
-        if torch.isfinite(critic.low):
-            centre = float(critic.centre)
-        else:
-            centre = float(data.reward.mean()) / (1 - self.gamma * (1 - float(data.terminated.mean())))
-        return low, high, centre
+    def _value_scale(self, data: Transitions) -> dict[str, float]:
+        """Where returns can lie, and where they lie if the task ended at random: data [B, .] of the environment."""
+        reward, ends = data.reward, float(data.terminated.mean())
+        slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
+        horizon, lifetime = 1 / (1 - self.gamma), 1 / (1 - self.gamma * (1 - ends))
+        mean, std = float(reward.mean()), float(reward.std())
+        return {
+            "low": min(0.0, float(reward.min()) - slack) * horizon,
+            "high": max(0.0, float(reward.max()) + slack) * horizon,
+            "centre": mean * lifetime,
+            "scale": max(std, 0.1 * abs(mean), 1e-6) * lifetime,
+        }
 
     def _alpha(self) -> Tensor:
         return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()

@@ -51,9 +51,8 @@ class BoundedCritic(StackedCritic):
         return self.centre + self.scale * super().values(obs, actions)
 
     @torch.no_grad()
-    def set_range(self, low: float, high: float, centre: float) -> None:
+    def set_range(self, low: float, high: float, *, centre: float, scale: float) -> None:
         """Bound the values; what the networks say stays the same (Pop-Art: van Hasselt et al. 2016, 1602.07714)."""
-        scale = max(high - centre, centre - low, 1e-6)
         last = list(self.q_networks.layers)[-1]
         if torch.isfinite(self.low):
             last.weight.mul_(self.scale / scale)

@@ -71,9 +71,11 @@ def expand(model: GaussianEnsemble, policy: Sampler, start: Tensor, horizon: int
 
 
 def _step(model: GaussianEnsemble, obs: Tensor, action: Tensor, rng: torch.Generator) -> Outcome:
-    """One reparameterised step; `terminated` is the probability of the end."""
+    """One reparameterised step: next obs drawn, the mean reward, the probability of the end as `terminated`."""
     shape = (model.settings.members, -1)
     prediction = model.predict_own(obs.unflatten(0, shape), action.unflatten(0, shape))
     mean, std, p_terminated = (part.flatten(0, 1) for part in prediction)
-    step = mean + std * torch.randn(mean.shape, generator=rng, device=mean.device)
-    return model.known(obs, action, Outcome(step[:, :-1], step[:, -1], p_terminated))
+    noise = torch.randn(obs.shape, generator=rng, device=obs.device)
+    # how the noise grows with the action is left out of the gradient: half of the cost for little of the slope
+    next_obs = mean[:, :-1] + std[:, :-1].detach() * noise
+    return model.known(obs, action, Outcome(next_obs, mean[:, -1], p_terminated))

@@ -15,18 +15,18 @@ def policy() -> BoundedSACPolicy:
 
 
 def test_values_begin_at_the_centre(policy: BoundedSACPolicy) -> None:
-    policy.critic.set_range(-50.0, 100.0, 7.0)
+    policy.critic.set_range(-50.0, 100.0, centre=7.0, scale=90.0)
     values = policy.critic.values(torch.randn(4, 3), torch.randn(4, 2))
     torch.testing.assert_close(values, torch.full((5, 4), 7.0))
 
 
 def test_a_new_range_does_not_change_what_the_networks_say(policy: BoundedSACPolicy) -> None:
     critic, obs, action = policy.critic, torch.randn(4, 3), torch.randn(4, 2)
-    critic.set_range(-50.0, 100.0, 7.0)
+    critic.set_range(-50.0, 100.0, centre=7.0, scale=90.0)
     for parameter in critic.parameters():
         torch.nn.init.normal_(parameter)
     before = critic.values(obs, action)
-    critic.set_range(-500.0, 20.0, -3.0)
+    critic.set_range(-500.0, 20.0, centre=-3.0, scale=497.0)
     torch.testing.assert_close(critic.values(obs, action), before, rtol=1e-4, atol=1e-3)
     assert float(critic.scale) == pytest.approx(497.0)
     assert (float(critic.low), float(critic.high)) == (-500.0, 20.0)
@@ -43,7 +43,7 @@ def test_every_network_sees_in_the_same_units(policy: BoundedSACPolicy) -> None:
 
 def test_the_units_travel_with_the_weights(policy: BoundedSACPolicy) -> None:
     policy.standardise(torch.ones(3), 2 * torch.ones(3))
-    policy.critic.set_range(-5.0, 5.0, 1.0)
+    policy.critic.set_range(-5.0, 5.0, centre=1.0, scale=4.0)
     other = BoundedSACPolicy(policy.observation_space, policy.action_space, lambda _: 1e-3, net_arch=[8, 8])
     other.load_state_dict(policy.state_dict())
     obs = torch.randn(3, 3)
