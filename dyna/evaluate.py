@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from dyna import agents, envs, runs
+from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.guard import EnvironmentFailed
 from dyna.progress import say
@@ -83,7 +84,7 @@ def play(
 ) -> Evaluation:
     """Play episodes in the one environment of `envs.make_evaluation`, whose first reset is seeded.
 
-    Raises EnvironmentFailed where the environment does, or where ten times as many episodes were dropped as were asked for.
+    Raises EnvironmentFailed where the environment does, or drops ten times as many episodes as were asked for.
     """
     limit = _limit(env)
     returns: list[float] = []
@@ -117,27 +118,41 @@ def stream(seed: int, *key: int) -> int:
     return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
 
-def evaluate_run(
-    run_path: Path,
-    episodes: int = 10,
-    *,
-    deterministic: bool = True,
-    render: bool = False,
-    video: Path | None = None,
-    which: str = "best",
-    seed: int = 0,
-) -> Evaluation:
-    """Play episodes with the best or the last model of a run, in a window or into a .mp4 or .gif file.
+def evaluate_run(run_path: Path, episodes: int = 10, *, which: str = "best", **how: Any) -> Evaluation:
+    """Play episodes with the best or the last model of a run; `how` is what `evaluate` takes.
 
     A run that was never evaluated has no best model: its last one plays. Runs no code that the run folder holds; raises
     UserError.
     """
     run = runs.open(run_path)
-    film = _film_format(video)
-    env = envs.make_evaluation(run.config, "rgb_array" if video else "human" if render else None)
-    try:
+    weights = _weights(run, which)
+
+    def player(env: VecEnv) -> BaseAlgorithm:
         model = agents.make_player(run.config, env)
-        agents.load(model, _weights(run, which))
+        agents.load(model, weights)
+        return model
+
+    return evaluate(run.config, player, episodes, **how)
+
+
+def evaluate(
+    config: RunConfig,
+    player: Callable[[VecEnv], BaseAlgorithm],
+    episodes: int = 10,
+    *,
+    deterministic: bool = True,
+    render: bool = False,
+    video: Path | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Play episodes in the environment of a configuration, in a window or into a new .mp4 or .gif file.
+
+    `player` makes the agent for it. Raises UserError.
+    """
+    film = _film_format(video)
+    env = envs.make_evaluation(config, "rgb_array" if video else "human" if render else None)
+    try:
+        model = player(env)
         with _film(video, film, env) as filming:
             seed = stream(seed, _PLAYING)
             result = play(model, env, episodes, seed=seed, deterministic=deterministic, before_step=filming)
@@ -165,9 +180,11 @@ def _limit(env: VecEnv) -> int:
 
 
 def _film_format(video: Path | None) -> dict[str, Any]:
-    """Arguments of imageio's writer; raises UserError for a file that is no film."""
+    """Arguments of imageio's writer; raises UserError for a file that is no film, or that is there already."""
     if video is None:
         return {}
+    if Path(video).exists():
+        raise UserError(f"{str(video)!r} is there already: choose another name for the film")
     if Path(video).suffix == ".gif":
         return {"loop": 0}
     if Path(video).suffix == ".mp4":
