@@ -143,6 +143,14 @@ def _report(run: Run) -> int:
 def _eval(words: list[str]) -> int:
     parser = flags.command("eval", "Evaluate the agent of a run.")
     parser.add_argument("run", metavar="RUN", type=Path, nargs="?", help="The folder of a run.")
+    parser.add_argument(
+        "--unsafe-load",
+        action="store_true",
+        help="Take a .zip file that Stable-Baselines3 saved in place of RUN, with --algo and --env. Loading it can run "
+        "code that the file holds: only for files that you trust.",
+    )
+    parser.add_argument("--algo", metavar="ALGO", help="With --unsafe-load, the algorithm that saved the file.")
+    parser.add_argument("--env", metavar="ENV", help="With --unsafe-load, the environment to play in.")
     parser.add_argument("--episodes", metavar="N", default="10", help="Episodes to play (default: 10).")
     parser.add_argument("--seed", metavar="K", default=argparse.SUPPRESS, help="Seed of the episodes.")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="Which model (default: best).")
@@ -157,22 +165,36 @@ def _eval(words: list[str]) -> int:
         raise UserError("dyna eval needs the folder of a run: `dyna list runs` shows them")
     if arguments.render and arguments.video:
         raise UserError("--render and --video cannot be combined: choose one")
+    if arguments.unsafe_load and not (arguments.algo and arguments.env):
+        raise UserError("--unsafe-load needs --algo ALGO and --env ENV, for the file does not tell them")
+    if not arguments.unsafe_load:
+        _refuse_foreign(arguments)
     return _evaluate(arguments)
+
+
+def _refuse_foreign(arguments: argparse.Namespace) -> None:
+    if arguments.algo or arguments.env:
+        raise UserError("a run knows its algorithm and its environment: leave --algo and --env out")
+    if arguments.run.is_file():
+        raise UserError(
+            f"{str(arguments.run)!r} is a file, and loading one of Stable-Baselines3's can run code that it holds: "
+            "give the folder of a run, or for a file that you trust add --unsafe-load --algo ALGO --env ENV"
+        )
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     least = {"episodes": 1, "seed": 0}
     counts = {name: flags.whole(name, getattr(arguments, name), least[name]) for name in least if name in arguments}
-    from dyna import evaluate
+    how = {**counts, "deterministic": not arguments.stochastic, "render": arguments.render, "video": arguments.video}
+    if arguments.unsafe_load:
+        settings = config.checked(config.resolve({"algo": arguments.algo, "env": arguments.env}, preset=False))
+        from dyna import foreign
 
-    result = evaluate.evaluate_run(
-        arguments.run,
-        **counts,
-        deterministic=not arguments.stochastic,
-        render=arguments.render,
-        video=arguments.video,
-        which=arguments.which,
-    )
+        result = foreign.evaluate_file(arguments.run, settings, **how)
+    else:
+        from dyna import evaluate
+
+        result = evaluate.evaluate_run(arguments.run, which=arguments.which, **how)
     print(f"return {result.return_mean:.1f} +- {result.return_std:.1f}, length {result.length_mean:.1f}")
     if arguments.video:
         print(f"video: {arguments.video}")
