@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -37,11 +38,12 @@ class Cluster:
             raise UserError("--ray needs the package 'ray': pip install 'dyna[ray]'") from error
         self._ray, self._share, self._folder, self._any_code = ray, share, folder, any_code
         self._tasks: dict[Any, Cell] = {}
-        options = {"num_cpus": share.jobs * share.threads} if address == LOCAL else {"address": address}
+        here: dict[str, Any] = {"num_cpus": share.jobs * share.threads, "include_dashboard": False}
+        options = here if address == LOCAL else {"address": address}
         self._ours = not ray.is_initialized()
         try:
             if self._ours:
-                ray.init(**options, log_to_driver=False, include_dashboard=False if address == LOCAL else None)
+                ray.init(**options, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"no Ray cluster answers at {address!r}: {last_line(str(error))}") from error
 
@@ -61,9 +63,8 @@ class Cluster:
     def start(self, cell: Cell, found: Found) -> None:
         """Hand a cell to the cluster."""
         limit = cell.config.threads or self._share.threads
-        task = self._ray.remote(_train).options(
+        task = self._ray.remote(max_calls=1)(_train).options(  # a process trains one cell, as on one machine
             num_cpus=limit,
-            max_calls=1,  # a process trains one cell, as on one machine
             max_retries=RETRIES,
             runtime_env={"env_vars": threads.environment(limit)},
             name=str(cell),
