@@ -1,4 +1,4 @@
-"""The command line: `dyna train`, `dyna eval`, `dyna compare`, `dyna plot`, `dyna list`.
+"""The command line: `dyna train`, `dyna eval`, `dyna compare`, `dyna plot`, `dyna doctor`, `dyna list`.
 
 A user's mistake is one sentence on standard error and exit code 2; a failed run is one sentence and exit code 1; an
 interrupted one is exit code 130. `--debug` shows the traceback instead.
@@ -30,6 +30,7 @@ Model-based reinforcement learning on Stable-Baselines3.
   dyna eval RUN                                evaluate a trained agent, watch it or film it
   dyna compare --env ENV ... --algo ALGO ...   train a grid of runs and report on it
   dyna plot RUN ...                            draw the learning curves of runs
+  dyna doctor --env ENV                        examine an environment before training in it
   dyna list [algorithms|environments|runs]     what there is
 
   dyna COMMAND --help                          the flags of a command
@@ -213,6 +214,12 @@ def _plot(words: list[str]) -> int:
     return command.plot(words)
 
 
+def _doctor(words: list[str]) -> int:
+    from dyna.doctor import command
+
+    return command.doctor(words)
+
+
 def _list(words: list[str]) -> int:
     parser = flags.command("list", "List what there is: algorithms, environments or runs.")
     parser.add_argument("what", metavar="WHAT", nargs="?", default="algorithms", help="By default algorithms.")
@@ -239,5 +246,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "compare": _compare,
     "plot": _plot,
+    "doctor": _doctor,
     "list": _list,
 }
