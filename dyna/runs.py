@@ -149,8 +149,11 @@ def called(program: str) -> str:
     return shlex.quote(os.path.relpath(beside))
 
 
-def create(config: RunConfig, argv: Sequence[str] | None = None) -> Run:
-    """Claim a new folder below `config.runs`, which no other process can claim, and describe the run in it."""
+def create(config: RunConfig, argv: Sequence[str] | None = None, observations: Sequence[str] = ()) -> Run:
+    """Claim a new folder below `config.runs`, which no other process can claim, and describe the run in it.
+
+    Of `observations`, what each number of one is called, `meta.json` keeps a note for whoever reads the run.
+    """
     parent = _parent(config)
     time = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d_%H-%M-%S")
     for attempt in range(1, 10_000):
@@ -165,7 +168,7 @@ def create(config: RunConfig, argv: Sequence[str] | None = None) -> Run:
     run = Run(path, config)
     identity = {"algo": config.algo, "env": config.env, "seed": config.seed}
     try:
-        files.replace(path / META, json.dumps(_meta(config, argv), indent=1) + "\n")
+        files.replace(path / META, json.dumps(_meta(config, argv, observations), indent=1) + "\n")
         run.write_summary(**identity, steps=0, seconds=0.0, status="running")
         run.write_config()  # last: a folder without it is no run, wherever the process may have died
     except OSError as error:
@@ -234,7 +237,7 @@ def file_safe(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
 
 
-def _meta(config: RunConfig, argv: Sequence[str] | None) -> dict[str, Any]:
+def _meta(config: RunConfig, argv: Sequence[str] | None, observations: Sequence[str]) -> dict[str, Any]:
     import torch
     from stable_baselines3.common.utils import get_device
 
@@ -250,6 +253,7 @@ def _meta(config: RunConfig, argv: Sequence[str] | None) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
         "threads": _threads(config),
+        "observations": list(observations),
     }
 
 

@@ -41,7 +41,7 @@ def train(
     run = runs.open(resume).continued(config) if resume is not None else _died(config)
     with closing(envs.make_evaluation(config)) as evaluation_env, closing(envs.make(config)) as env:
         model = agents.make(config, env)
-        run = run or runs.create(config, argv)
+        run = run or runs.create(config, argv, envs.observation_names(env))
         with run.locked(), Interrupts() as interrupts, meter(config.steps, progress) as display:
             run.tidy()
             run.note_code()

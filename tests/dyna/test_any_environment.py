@@ -13,7 +13,8 @@ from dyna import hyperparameters, registry, runs
 from dyna.config import RunConfig
 from dyna.train import train
 from dyna.tree import same
-from tests.dyna.test_resume import end, killed_at
+from tests.dyna.test_resume import killed_at
+from tests.exactness import end
 
 SMALL = {
     "policy_kwargs": {"net_arch": [8]},
@@ -65,6 +66,10 @@ def test_three_environments_of_mixed_observations_train_and_resume_exactly(
     whole = go(make(algo, tmp_path / "whole"))
     assert whole.summary()["status"] == "finished"
     assert algo == "ars" or sum(whole.summary()["updates"].values()) > 0  # ARS makes steps without a gradient
+    assert whole.meta()["observations"] == [
+        *("near[0][0]", "near[1][0]=0", "near[1][0]=1", "near[1][0]=2", "near[1][0]=3"),
+        *("place[0,0]", "side=-1", "side=0"),
+    ]
     config = make(algo, tmp_path / "killed")
     killed_at(60, lambda: go(config), monkeypatch)
     (run,) = runs.find_all(config.runs)

@@ -20,7 +20,8 @@ from dyna.restarts import ATTEMPTS, DROPPED, Restarting
 from dyna.train import train
 from dyna.tree import same
 from tests.dyna.test_any_environment import make, small
-from tests.dyna.test_resume import end, killed_at
+from tests.dyna.test_resume import killed_at
+from tests.exactness import end
 from tests.probes import FailingEnv, ProbeEnv
 
 
