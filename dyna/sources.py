@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
 
+import gymnasium
+
 import dyna
 from dyna import registry
 from dyna.imports import search_here
@@ -29,14 +31,14 @@ SILENT = frozenset(
 def code_version(algo: str, env: str) -> str:
     """The toolkit's version and a hash of everything that can change what an algorithm learns in an environment.
 
-    Hashed are the trainer, the algorithm's module and, for an environment that is named by its module, that module,
-    each with what it imports from its own top-level package and from the current folder; the releases of PACKAGES and
-    of Python. Comments, layout and docstrings do not count, and of a module without Python source only the name does.
+    Hashed are the trainer, the algorithm's module and the environment's, as far as they do not belong to PACKAGES, each
+    with what it imports from its own top-level package and from the current folder; the releases of PACKAGES and of
+    Python. Comments, layout and docstrings do not count, and of a module without Python source only the name does.
     Raises UserError for an unknown algorithm.
     """
     search_here()
     modules = _with_imports("dyna.train")
-    for target in (registry.address(algo), env):
+    for target in (registry.address(algo), env, _entry_point(env)):
         module, colon, _ = target.partition(":")
         if colon and not _is_released(module):
             modules |= _with_imports(module)
@@ -46,6 +48,12 @@ def code_version(algo: str, env: str) -> str:
     for module in sorted(modules):
         digest.update(f"{module}\n{_learning_code(module)}\n".encode())
     return f"{dyna.__version__}-{digest.hexdigest()[:12]}"
+
+
+def _entry_point(env: str) -> str:
+    """Where Gymnasium finds the class of an environment; empty where it does not know it by a text."""
+    spec = gymnasium.registry.get(env.rpartition(":")[2])
+    return spec.entry_point if spec is not None and isinstance(spec.entry_point, str) else ""
 
 
 def _is_released(module: str) -> bool:

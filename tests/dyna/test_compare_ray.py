@@ -64,7 +64,9 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_and_learns_the_same(tmp_path: P
     with two_nodes() as (address, kill):
 
         def watch(jobs: Sequence[Job]) -> None:
-            begun = [job for job in jobs if job.stage == "running" and job.run and checkpoint.steps(job.run.checkpoints)]
+            begun = [
+                job for job in jobs if job.stage == "running" and job.run and checkpoint.steps(job.run.checkpoints)
+            ]
             if not killed and len(begun) == 2:
                 killed.extend(begun)
                 kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from dyna import sources
@@ -59,6 +60,16 @@ def test_the_trainer_counts_but_for_what_only_tells_and_stores() -> None:
     assert {"dyna.train", "dyna.callbacks", "dyna.agents", "dyna.envs", "dyna.evaluate", "dyna.generators"} <= modules
     assert not sources.SILENT & modules and not {"dyna.base", "dyna.world_model"} & modules
     assert all(sources._origin(name) for name in sources.SILENT)
+
+
+def test_an_environment_that_gymnasium_finds_by_its_id_counts_too(version, monkeypatch: pytest.MonkeyPatch) -> None:
+    version(CART)
+    (module,) = (path.stem for path in Path.cwd().glob("cart_*.py"))
+    spec = gymnasium.envs.registration.EnvSpec("CartOfTestSources-v0", f"{module}:Cart")
+    monkeypatch.setitem(gymnasium.registry, "CartOfTestSources-v0", spec)
+    before = sources.code_version("sac", "CartOfTestSources-v0")
+    version(CART.replace("1.0", "2.0"))
+    assert sources.code_version("sac", "CartOfTestSources-v0") != before
 
 
 def test_an_unknown_algorithm_is_told() -> None:
