@@ -13,6 +13,7 @@ if __name__ != "dyna.algorithms":
 
 TABLE = {
     "mbpo": "dyna.algorithms.mbpo:MBPO",
+    "mbdqn": "dyna.algorithms.mbdqn:MBDQN",
     "dhmbpo": "dyna.algorithms.dhmbpo:DHMBPO",
     "sac": "stable_baselines3:SAC",
     "td3": "stable_baselines3:TD3",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dyna import actor_critic
 from dyna.actor_critic import Losses, StackedSACPolicy
-from dyna.branched import BranchedDyna
+from dyna.branched import BranchedDyna, with_actions
 from dyna.errors import UserError
 from dyna.types import Transitions
 
@@ -45,7 +46,7 @@ class MBPO(BranchedDyna, SAC):
             raise UserError(f"policy must be MlpPolicy or a StackedSACPolicy, got {policy.__name__}")
         super().__init__(
             policy,
-            env,
+            with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),
             learning_rate=learning_rate,
             learning_starts=learning_starts,
             gradient_steps=gradient_steps,

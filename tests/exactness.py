@@ -45,6 +45,12 @@ CASES: dict[str, dict[str, Any]] = {
     "ars": {"algo": "ars", "hyperparameters": {"n_delta": 2}, "env": "CartPole-v1", "steps": 500},
     "dhmbpo": {"algo": "dhmbpo", "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION}},
     "mbpo": {"algo": "mbpo", "hyperparameters": {**NET, **DYNA, "world_model": MODEL}},
+    "mbdqn, two environments": {
+        "algo": "mbdqn",
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL},
+        "env": "CartPole-v1",
+        "n_envs": 2,
+    },
 }
 """One of each kind of state that an algorithm can carry."""
 

@@ -197,5 +197,7 @@ class GridEnv(gym.Env[np.ndarray, np.ndarray]):
 def test_environments_that_do_not_fit_are_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match="FlattenObservation"):
         MBPO("MlpPolicy", GridEnv())
+    with pytest.raises(UserError, match=r"Box actions are needed, got Discrete\(2\): MBDQN takes Discrete ones"):
+        MBPO(env="CartPole-v1")
     with pytest.raises(UserError, match="VecNormalize"):
         MBPO("MlpPolicy", VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")])))

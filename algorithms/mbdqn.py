@@ -1,0 +1,113 @@
+"""Dyna (Sutton 1991) with a deep Q-network (Mnih et al. 2015): DQN on short imagined rollouts from real states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import Tensor
+
+from dyna.branched import BranchedDyna, with_actions
+from dyna.errors import UserError
+from dyna.types import Transitions
+
+
+class QPolicy(DQNPolicy):
+    """SB3's DQN policy with a fused optimiser, and with actions that are counted from the space's `start`."""
+
+    action_space: spaces.Discrete
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("optimizer_class", torch.optim.Adam) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
+            kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
+        super().__init__(*args, **kwargs)
+
+    def _predict(self, obs: Any, deterministic: bool = True) -> Tensor:
+        return super()._predict(obs, deterministic) + int(self.action_space.start)
+
+
+class MBDQN(BranchedDyna, DQN):
+    """Deep Q-learning mostly from short rollouts imagined by a learned ensemble, for discrete actions.
+
+    MBPO's loop (Janner et al. 2019, algorithm 2) with the update rule of SB3's DQN; reward and termination are learned
+    too. It takes the arguments of `BranchedDyna`, among them `real_share`, and those of SB3's DQN.
+
+    :param policy: Policy class or its alias.
+    :param env: Environment, or its Gymnasium id.
+    :param learning_rate: Step size; a number or a schedule.
+    :param learning_starts: Random steps before learning begins.
+    :param train_freq: Environment steps between two times of learning, or [n, episode].
+    :param gradient_steps: Updates each time; -1 makes one an environment step.
+    :param target_update_interval: Environment steps between two updates of the target network.
+    :param imagined_epsilon: Probability of a random action in imagination, where the greedy one is taken else.
+    """
+
+    policy_aliases = {"MlpPolicy": QPolicy}
+    policy: QPolicy
+    action_space: spaces.Discrete
+
+    def __init__(
+        self,
+        policy: str | type[QPolicy] = "MlpPolicy",
+        env: GymEnv | str | None = None,
+        learning_rate: float | Schedule = 1e-3,
+        learning_starts: int = 500,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 10,
+        target_update_interval: int = 10,
+        imagined_epsilon: float = 0.1,
+        **more: Any,
+    ) -> None:
+        if isinstance(policy, type) and not issubclass(policy, QPolicy):
+            raise UserError(f"policy must be MlpPolicy or a QPolicy, got {policy.__name__}")
+        if not 0.0 <= imagined_epsilon <= 1.0:
+            raise UserError(f"imagined_epsilon must be in [0, 1], got {imagined_epsilon}")
+        self.imagined_epsilon = imagined_epsilon
+        super().__init__(
+            policy,
+            with_actions(env, spaces.Discrete, "MBPO takes a Box"),
+            learning_rate=learning_rate,
+            learning_starts=learning_starts,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            target_update_interval=target_update_interval,
+            **more,
+        )
+
+    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
+        """Fit and imagine where it is due, then learn from real and imagined steps; SB3 moves the target network."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self.fit_and_dream()
+        losses = [self._update(self.replay.sample_transitions(batch_size)) for _ in range(gradient_steps)]
+        self._n_updates += gradient_steps
+        self.updates["critic"] += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", torch.stack(losses).mean().item())
+
+    def imagination_policy(self, obs: Tensor) -> Tensor:
+        """Epsilon-greedy: obs [B, S] -> one-hot actions [B, A]."""
+        n = int(self.action_space.n)
+        chance, random = torch.rand(2, len(obs), generator=self.rng, device=obs.device)
+        with torch.no_grad():
+            greedy = self.q_net(obs).argmax(dim=1)
+        action = torch.where(chance < self.imagined_epsilon, (n * random).long(), greedy)
+        return F.one_hot(action, n).to(obs.dtype)
+
+    def _update(self, batch: Transitions) -> Tensor:
+        with torch.no_grad():
+            next_value = self.q_net_target(batch.next_obs).amax(dim=1)
+            target = batch.reward + (1 - batch.terminated) * self.gamma * next_value
+        value = (self.q_net(batch.obs) * batch.action).sum(dim=1)
+        loss = F.smooth_l1_loss(value, target)
+        weights = self.policy.optimizer.param_groups[0]["params"]
+        for weight, grad in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            weight.grad = grad
+        torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
+        self.policy.optimizer.step()
+        return loss.detach()
