@@ -13,14 +13,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from dyna import generators
+from dyna import fingerprint, generators
 from dyna.errors import UserError
+from dyna.guard import EnvironmentFailed
+from dyna.progress import say
 from dyna.tree import ATOMS, Tree, is_plain, same
 
 _ADVICE = (
     "(an environment that carries more from one episode to the next than counters and random generators needs "
     "get_state and set_state)"
 )
+LONG = 100_000
+"""Steps of an episode whose playing back is told, for it may take a while."""
 
 
 class Resumable(gym.Wrapper[Any, Any, Any, Any]):
@@ -35,11 +39,8 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         self._reset: dict[str, Any] = {}
         self._actions = Actions()
         self._obs: Any = None
-
-    @property
-    def steps(self) -> int:
-        """Steps since the last reset."""
-        return len(self._actions)
+        self.steps = 0
+        """Since the last reset."""
 
     @property
     def obs(self) -> Any:
@@ -51,6 +52,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         self._before = {"layers": carried(self.env), "host": generators.of_host() if self._draws_globally else None}
         self._reset = kwargs
         self._actions.clear()
+        self.steps = 0
         self._obs, info = self.env.reset(**kwargs)
         if not self._known:
             self._know()
@@ -68,13 +70,15 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Gymnasium's step."""
-        self._actions.add(action)  # before the step, which may change the array in place
+        if not self._own_state:
+            self._actions.add(action)  # before the step, which may change the array in place
         try:
             result = self.env.step(action)
         except BaseException:
-            self._actions.drop_last()
+            if not self._own_state:
+                self._actions.drop_last()
             raise
-        self._obs = result[0]
+        self._obs, self.steps = result[0], self.steps + 1
         return result
 
     def state(self, *, drop: bool = False) -> dict[str, Tree]:
@@ -84,9 +88,11 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
             "before": self._before,
             "reset": {key: value for key, value in self._reset.items() if is_plain(value)},
             "actions": self._actions.chunks(),
+            "steps": self.steps,
             "obs": self._obs,
             "after": carried(self.env),
-            "own": self._get_state() if self._own_state else None,
+            "held": _held(self.env),
+            "own": self._get_state() if self._own_state and not drop else None,
         }
 
     def restore(self, state: dict[str, Tree]) -> str | None:
@@ -101,20 +107,29 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         self.reset(**state["reset"])
         self._before = state["before"]  # before the very first reset there was less than there is now
         if state["own"] is not None and self._own_state:
-            self.env.unwrapped.set_state(state["own"])  # type: ignore[attr-defined]
-            put_carried(self.env, state["after"])
-            self._obs, self._actions = state["obs"], Actions(state["actions"])
-            return None
-        ended = False
-        for action in Actions(state["actions"]):
-            if ended:
-                break
-            _, _, terminated, truncated, _ = self.step(action)
-            ended = bool(terminated or truncated)
+            return self._put_own(state)
+        return self._play_back(state)
+
+    def _put_own(self, state: dict[str, Tree]) -> str | None:
+        self.env.unwrapped.set_state(state["own"])  # type: ignore[attr-defined]
+        put_carried(self.env, state["after"])
+        self._obs, self.steps = state["obs"], state["steps"]
+        if not same(self._get_state(), state["own"]):
+            return f"{type(self.env.unwrapped).__name__}.set_state does not put back what get_state returned"
+        return None
+
+    def _play_back(self, state: dict[str, Tree]) -> str | None:
+        if state["steps"] >= LONG:
+            say(f"playing back the {state['steps']:,} steps of the running episode (get_state and set_state would do)")
+        try:
+            ended = any(any(self.step(action)[2:4]) for action in Actions(state["actions"]))
+        except EnvironmentFailed as failure:
+            self.reset()
+            return f"the recorded actions lead to a failure, so a new episode starts: {failure}"
         if ended or not same(self._obs, state["obs"]):
             self.reset()
             return f"the recorded actions lead to another observation {_ADVICE}"
-        return _difference(self.env, state["after"])
+        return _difference(self.env, state["held"])
 
     def _get_state(self) -> Tree:
         return self.env.unwrapped.get_state()  # type: ignore[attr-defined]
@@ -192,11 +207,14 @@ def _layer(layer: gym.Env[Any, Any]) -> dict[str, Tree]:
     return {"counters": counters, "generators": states}
 
 
-def _difference(env: gym.Env[Any, Any], expected: list[dict[str, Tree]]) -> str | None:
-    for layer, state in zip(_layers(env), expected, strict=True):
-        now = _layer(layer)
-        for kind in ("counters", "generators"):
-            for name in state[kind].keys() | now[kind].keys():
-                if not same(state[kind].get(name), now[kind].get(name)):
-                    return f"{type(layer).__name__}.{name} has another value {_ADVICE}"
+def _held(env: gym.Env[Any, Any]) -> list[dict[str, str]]:
+    return [fingerprint.of(layer) for layer in _layers(env)]
+
+
+def _difference(env: gym.Env[Any, Any], expected: list[dict[str, str]]) -> str | None:
+    """What an environment evidently holds that it did not hold then, or the other way round."""
+    for layer, then, now in zip(_layers(env), expected, _held(env), strict=True):
+        for name in sorted(then.keys() | now.keys()):
+            if then.get(name) != now.get(name):
+                return f"{type(layer).__name__}.{name} has another value {_ADVICE}"
     return None

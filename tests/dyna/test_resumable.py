@@ -9,9 +9,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from dyna import resumable
 from dyna.errors import UserError
+from dyna.guard import Guarded
 from dyna.resumable import Actions, Resumable
+from dyna.spaces import flattened
 from dyna.tree import pack, same, unpack
+from tests.probes import AnyEnv
 
 
 class Noisy(gym.Env[Any, Any]):
@@ -100,6 +104,8 @@ def follow(env: gym.Env[Any, Any], steps: int) -> list[Any]:
         action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
         if isinstance(env.action_space, gym.spaces.Discrete):
             action = rng.integers(env.action_space.n)
+        elif isinstance(env.unwrapped, AnyEnv):
+            action = env.action_space.low
         obs, reward, terminated, truncated, _ = env.step(action)
         seen.append((np.array(obs), float(reward), bool(terminated), bool(truncated)))
         if terminated or truncated:
@@ -123,6 +129,11 @@ EXACT: list[Callable[[], gym.Env[Any, Any]]] = [
     lambda: gym.make("Acrobot-v1"),
     lambda: gym.make("Hopper-v5"),
     lambda: gym.make("FrozenLake-v1"),
+    lambda: gym.make("Taxi-v4"),
+    lambda: gym.make("Blackjack-v1"),
+    lambda: gym.make("InvertedPendulum-v5"),
+    lambda: gym.wrappers.FrameStackObservation(gym.make("CartPole-v1"), 3),
+    lambda: flattened(AnyEnv()),
     Noisy,
     OwnGenerator,
     Curriculum,
@@ -161,6 +172,130 @@ def test_what_cannot_be_brought_about_is_said_and_a_new_episode_starts(steps: in
     assert difference is not None
     assert difference.startswith("the recorded actions lead to another observation (an environment that carries more")
     assert second.steps == 0
+
+
+class Late(Noisy):
+    """Carries an array that no first observation tells of; where it lies, subclasses say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wear = self.new()
+
+    def new(self) -> Any:
+        return np.zeros(1)
+
+    def worn(self) -> np.ndarray:
+        return np.asarray(self.wear)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.worn()[:] += 1.0
+        return super().step(action * self.worn()[0].astype(np.float32))
+
+
+class Inside(Late):
+    """In an object, a list and a dict, one in the other."""
+
+    class Part:
+        def __init__(self) -> None:
+            self.history = [{"wear": np.zeros(1)}, self]
+
+    def new(self) -> Any:
+        return self.Part()
+
+    def worn(self) -> np.ndarray:
+        wear: np.ndarray = self.wear.history[0]["wear"]
+        return wear
+
+
+@pytest.mark.parametrize("make", [Late, Inside])
+def test_what_an_environment_carries_is_noticed_where_no_observation_tells(make: Callable[[], Any]) -> None:
+    first, second = limited(make), limited(make)
+    first.reset(seed=11)
+    follow(first, 37)
+    assert first.steps == 0
+    second.reset(seed=0)
+    difference = second.restore(through_checkpoint(first.state()))
+    assert difference is not None
+    assert difference.startswith(f"{make.__name__}.wear has another value (an environment that carries more")
+    assert same(first.obs, second.obs)
+
+
+def test_a_running_normalisation_is_noticed() -> None:
+    def normalized() -> gym.Env[Any, Any]:
+        return gym.wrappers.NormalizeReward(gym.make("Pendulum-v1"))
+
+    first, second = limited(normalized), limited(normalized)
+    first.reset(seed=11)
+    follow(first, 37)
+    second.reset(seed=0)
+    assert (second.restore(first.state()) or "").startswith("NormalizeReward.discounted_reward has another value")
+
+
+def test_a_wrapper_that_only_looks_on_is_no_difference() -> None:
+    def watched() -> gym.Env[Any, Any]:
+        return gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"))
+
+    first, second = limited(watched), limited(watched)
+    first.reset(seed=11)
+    follow(first, 5)
+    second.reset(seed=0)
+    assert second.restore(first.state()) is None
+
+
+def test_an_environment_that_says_what_it_carries_plays_nothing_back() -> None:
+    first, second = limited(Stateful), limited(Stateful)
+    first.reset(seed=11)
+    follow(first, 5)
+    state = through_checkpoint(first.state())
+    assert (state["actions"], state["steps"]) == ([], 5)
+    second.reset(seed=0)
+    assert second.restore(state) is None
+    assert second.steps == 5
+
+
+def test_a_set_state_that_forgets_something_is_told() -> None:
+    class Forgetful(Stateful):
+        def set_state(self, state: dict[str, Any]) -> None:
+            super().set_state({**state, "past": state["past"] - 1})
+
+    first, second = limited(Forgetful), limited(Forgetful)
+    first.reset(seed=11)
+    follow(first, 5)
+    second.reset(seed=0)
+    assert second.restore(first.state()) == "Forgetful.set_state does not put back what get_state returned"
+
+
+def test_an_episode_that_fails_when_it_is_played_back_gives_way_to_a_new_one() -> None:
+    class Heated(Noisy):
+        hot = False
+
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            if self.hot:
+                raise RuntimeError("too hot")
+            return super().step(action)
+
+    first, second = limited(lambda: Guarded(Heated())), limited(lambda: Guarded(Heated()))
+    first.reset(seed=11)
+    follow(first, 5)
+    second.unwrapped.hot = True  # type: ignore[attr-defined]
+    state = first.state()
+    state["before"]["layers"][-1]["counters"]["hot"] = True
+    second.reset(seed=0)
+    assert "lead to a failure, so a new episode starts: Heated.step" in (second.restore(state) or "")
+    assert second.steps == 0
+
+
+def test_a_long_episode_that_is_played_back_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resumable, "LONG", 50)
+    first, second = Resumable(Noisy()), Resumable(Noisy())
+    first.reset(seed=11)
+    follow(first, 60)
+    second.reset(seed=0)
+    assert second.restore(first.state()) is None
+    assert "playing back the 60 steps of the running episode" in capsys.readouterr().err
+    assert same(follow(first, 20), follow(second, 20))
 
 
 def test_a_counter_that_differs_is_named() -> None:
