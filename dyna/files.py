@@ -40,5 +40,5 @@ def sync_folder(path: Path) -> None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk has no room left."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether an error says that the disk has no room left, or no more for this user or this file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -17,7 +17,7 @@ from dyna.errors import RunFailed, UserError
 from dyna.guard import EnvironmentFailed
 from dyna.train import train
 from dyna.tree import same
-from tests.exactness import CASES, end, logged, make, returns
+from tests.exactness import CASES, OFF, end, logged, make, returns
 
 
 def killed_at(step: int, train_on: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +175,29 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path, monkeypatch: pytest.
     (run,) = runs.find_all(tmp_path)
     with run.locked(), pytest.raises(UserError, match="is being written by process"):
         train(config, resume=run.path, progress=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+def test_a_run_that_had_no_room_left_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """The system itself refuses to write more, into any file, than the size of a checkpoint in the midst of the run."""
+    settings = {**OFF, "buffer_size": 10_000}
+    whole = replace(make(tmp_path / "whole", "dqn"), hyperparameters=settings, steps=900, checkpoint_every=150)
+    (tmp_path / "config.yaml").write_text(replace(whole, runs=tmp_path / "limited").to_yaml())
+    code = "import resource, signal, sys; from dyna import cli; "
+    code += (
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY)); sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "train", "--config", str(tmp_path / "config.yaml"), "--no-progress"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the disk was full at step ") and done.stderr.count("\n") == 1
+    (run,) = runs.find_all(tmp_path / "limited")
+    assert f"`dyna train --resume {run.path}` goes on" in done.stderr
+    assert 150 <= checkpoint.steps(run.checkpoints)[0] < 900
+    train(run.config, resume=run.path, progress=False)
+    undisturbed = train(whole, progress=False)
+    assert same(end(run), end(undisturbed))
+    assert returns(run) == returns(undisturbed)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
