@@ -90,6 +90,21 @@ class Raises(Cart):
         raise FileNotFoundError("rail.xml")
 
 
+class OnlyOne(Cart):
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).made += 1
+        if self.made > 1:
+            raise ConnectionError("port 5000 is taken")
+
+
+class RaisesAtTheEnd(Cart):
+    def close(self) -> None:
+        raise BrokenPipeError("the simulator has gone")
+
+
 class WithoutSpace(Cart):
     def __init__(self) -> None:
         super().__init__()
@@ -333,6 +348,7 @@ GOOD = (Cart, PushedEitherWay, Named, Windy, SeenLimit)
 BROKEN = {
     Raises: "environment",
     WithoutSpace: "environment",
+    OnlyOne: "second environment",
     WithoutSeed: "reset",
     OldReset: "reset",
     AnotherShape: "reset",
@@ -354,6 +370,7 @@ ODD = {
     KeepsSpeed: "reset",
     IgnoresActions: "actions",
     IdleAction: "actions",
+    RaisesAtTheEnd: "close",
     Slow: "speed",
     Endless: "episodes",
     Micrometres: "observation scale",

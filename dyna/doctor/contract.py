@@ -5,6 +5,7 @@ What would end a run ends the examination (`Broken`); what a run gets along with
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -55,6 +56,11 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
         if isinstance(reward, bool) or not isinstance(reward, (int, float, np.floating, np.integer)):
             self.note("reward type", f"{reward!r:.40} is a {type(reward).__name__}", "return float(reward)")
         return result
+
+    def close(self) -> None:
+        """Gymnasium's close; what it raises is told where the examination ends."""
+        with contextlib.suppress(Exception):
+            self.env.close()
 
     def note(self, name: str, seen: str, remedy: str) -> None:
         """Count something that is odd."""

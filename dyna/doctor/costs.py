@@ -47,6 +47,8 @@ def measure(settings: RunConfig) -> Cost:
             return Cost(settings, _milliseconds(agents.make(short, env)))
     except (UserError, RunFailed) as error:
         return Cost(settings, None, str(error))
+    except Exception as error:  # of the environment or the algorithm: a table must not end in a traceback
+        return Cost(settings, None, f"{type(error).__name__}: {error}")
 
 
 def judge(costs: list[Cost]) -> Finding:

@@ -43,8 +43,19 @@ def examine(run: RunConfig, *, steps: int = STEPS, show: Show = lambda text: Non
         yield from _training(run, env, show)
     except Broken as broken:
         yield broken.finding
-    finally:
+    except UserError as error:  # from making another
+        yield Finding("second environment", "error", str(error), "let two exist at once: training needs both")
+    yield from _closed(env)
+
+
+def _closed(env: gym.Env[Any, Any]) -> list[Finding]:
+    try:
         env.close()
+    except Exception as error:  # the environment's own code
+        return [
+            Finding("close", "warning", f"close() raised {type(error).__name__}: {error}", "every run ends with it")
+        ]
+    return []
 
 
 def _behaviour(run: RunConfig, env: gym.Env[Any, Any], steps: int, show: Show) -> Iterator[Finding]:
