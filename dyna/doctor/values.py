@@ -59,10 +59,10 @@ def rewards(sample: Sample) -> Finding:
     reward, terminated = sample.transitions.reward.double(), sample.transitions.terminated
     size, spread = float(reward.square().mean().sqrt()), float(reward.std(correction=0))
     if spread <= 1e-9 * size and not terminated.any():
-        seen = (
-            f"always {reward[0]:.4g} under random actions, and no step ended the task: there is nothing to learn from"
-        )
-        return Finding("reward", "warning", seen, "reward progress too, or begin some episodes near the goal")
+        seen = f"always {reward[0]:.4g} under random actions, and no step ended the task"
+        remedy = "reward progress too, or begin some episodes near the goal"
+        # a price on each step is how tasks are posed that a goal ends; no reward at all is more often a mistake
+        return Finding("reward", "note" if size else "warning", seen, remedy)
     if size > LOUD or 0 < size < QUIET:
         remedy = f"divide by about {size:.1g}, or --normalize true"
         return Finding("reward scale", "warning", f"root mean square {size:.3g}", remedy)
