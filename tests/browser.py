@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +20,17 @@ FLAGS = (
 
 
 def find() -> str | None:
-    """The browser's command, or None where there is none."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+    """The browser's command, or None where there is none that can be spoken to."""
+    return None if sys.platform == "win32" else next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def _above(descriptor: int) -> int:
+    """The same pipe under a number that is not in the way of 3 and 4."""
+    import fcntl  # Windows has no such thing, and no such pipes
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved
 
 
 class Page:
@@ -31,21 +41,16 @@ class Page:
         assert command is not None
         hears, self._write = os.pipe()
         self._read, says = os.pipe()
-        self._process = subprocess.Popen(
-            # the browser reads from 3 and writes to 4
-            [
-                "sh",
-                "-c",
-                f'exec 3<&{hears} 4>&{says}; exec "$@"',
-                "sh",
-                command,
-                *FLAGS.split(),
-                f"--user-data-dir={profile}",
-            ],
-            pass_fds=(hears, says),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        hears, says = _above(hears), _above(says)
+
+        def connect() -> None:  # the browser reads from 3 and writes to 4
+            os.dup2(hears, 3)
+            os.dup2(says, 4)
+
+        command = [find() or NAMES[0], *FLAGS.split(), f"--user-data-dir={profile}"]
+        silent = subprocess.DEVNULL
+        # Python's own descriptors are not inherited, so that nothing has to be closed
+        self._process = subprocess.Popen(command, preexec_fn=connect, close_fds=False, stdout=silent, stderr=silent)
         os.close(hears)
         os.close(says)
         self.complaints: list[str] = []

@@ -51,8 +51,6 @@ def save(contests: Sequence[Contest], paths: Sequence[Path], axes: Sequence[Axis
         rows = -(-len(contests) // columns) * len(shown)
         figure = Figure(figsize=(max(PANEL[0] * columns, 3.2), PANEL[1] * rows + 0.3), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
-        for place in panels.flat[len(contests) * len(shown) :]:
-            place.set_axis_off()
         _draw(contests, shown, columns, panels)
         _legend(figure, contests)
         for path in paths:

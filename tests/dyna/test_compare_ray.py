@@ -35,6 +35,10 @@ def run(folder: Path, make: Callable[[Path], Backend], watch: Callable[[Sequence
         return execute(cells, backend, watch, Interrupts())
 
 
+def has_checkpoint(job: Job) -> bool:
+    return job.run is not None and bool(checkpoint.steps(job.run.checkpoints))
+
+
 def returns(job: Job) -> list[list[float]]:
     assert job.stage == "finished" and job.run is not None, job.error
     curve = curves.of_run(job.run)
