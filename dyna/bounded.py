@@ -19,11 +19,13 @@ class Standardised(FlattenExtractor):
 
     mean: Tensor  # [S]
     std: Tensor  # [S]
+    known: Tensor  # [] whether they were set
 
     def __init__(self, observation_space: spaces.Space[Any]) -> None:
         super().__init__(observation_space)
         self.register_buffer("mean", torch.zeros(self.features_dim))
         self.register_buffer("std", torch.ones(self.features_dim))
+        self.register_buffer("known", torch.tensor(False))
 
     def forward(self, observations: Tensor) -> Tensor:
         return (super().forward(observations) - self.mean) / self.std
@@ -85,8 +87,26 @@ class BoundedSACPolicy(StackedSACPolicy):
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:
-        """See observations in these units from now on: mean [S], std [S]."""
-        for module in self.modules():
-            if isinstance(module, Standardised):
-                module.mean.copy_(mean)
-                module.std.copy_(std)
+        """See observations in these units from now on, mean [S] and std [S].
+
+        But for the first time, what the networks answer stays the same: their first layers take up the change.
+        """
+        first_linear: nn.Linear = self.actor.latent_pi[0]
+        for owner, weight, bias in (
+            (self.actor, first_linear.weight.mT[None], first_linear.bias[None, None]),
+            *((critic, *_first(critic)) for critic in (self.critic, self.critic_target)),
+        ):
+            seen: Standardised = owner.features_extractor
+            if seen.known:
+                kept = weight[:, : len(mean)]  # [E, S, out]
+                bias += ((mean - seen.mean) / seen.std)[None] @ kept
+                kept *= (std / seen.std)[:, None]
+            seen.mean.copy_(mean)
+            seen.std.copy_(std)
+            seen.known.fill_(True)
+
+
+def _first(critic: BoundedCritic) -> tuple[Tensor, Tensor]:
+    """Weight [E, S+A, out] and bias [E, 1, out] of a critic's first layer."""
+    layer = next(iter(critic.q_networks.layers))
+    return layer.weight, layer.bias

@@ -49,3 +49,14 @@ def test_the_units_travel_with_the_weights(policy: BoundedSACPolicy) -> None:
     obs = torch.randn(3, 3)
     torch.testing.assert_close(other.actor(obs, deterministic=True), policy.actor(obs, deterministic=True))
     assert float(other.critic.scale) == float(policy.critic.scale)
+
+
+def test_new_units_do_not_change_what_the_networks_say(policy: BoundedSACPolicy) -> None:
+    obs, action = torch.randn(4, 3), torch.randn(4, 2)
+    policy.standardise(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.5]))
+    for parameter in policy.critic.parameters():
+        torch.nn.init.normal_(parameter)
+    before = policy.actor.get_action_dist_params(obs)[:2], policy.critic.values(obs, action)
+    policy.standardise(torch.tensor([5.0, 1.0, 1.0]), torch.tensor([3.0, 0.1, 2.0]))
+    after = policy.actor.get_action_dist_params(obs)[:2], policy.critic.values(obs, action)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
