@@ -192,10 +192,10 @@ def _print_plan(comparison: Comparison, share: threads.Share) -> None:
 
 
 def _tell(comparison: Comparison, jobs: Sequence[Job], interrupted: bool) -> int:
-    """Print how many failed, how to go on, and on the last line where the report is."""
-    failed = sum(job.stage == "failed" for job in jobs)
-    if failed:
-        say(f"{failed} of {len(jobs)} runs failed: the report and {comparison.folder / 'logs'} say why")
+    """Print what failed, how to go on, and on the last line where the report is."""
+    failed = [job for job in jobs if job.stage == "failed"]
+    for job in failed:
+        say(f"{job.cell} failed: {job.error}")
     if interrupted or failed:
         say(f"`{shlex.join(comparison.argv)}` goes on")
     print(f"report: {comparison.folder / report.PAGE}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def _is_log(file: Path) -> bool:
 
 def _of_folder(folder: Path) -> Curve | None:
     if (folder / runs.SUMMARY).exists():
-        return of_run(runs.open(folder))
+        curve = of_run(runs.open(folder))
+        return curve and replace(curve, source=str(folder))
     if (folder / NPZ).exists():
         return _from_npz(folder / NPZ)
     monitors = sorted(folder.glob(f"*{MONITOR}"))

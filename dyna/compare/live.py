@@ -23,6 +23,7 @@ COLOURS: dict[Stage, str] = {
     "interrupted": "yellow",
 }
 _FIRST: tuple[Stage, ...] = ("running", "starting", "failed", "elsewhere", "interrupted", "waiting", "finished")
+_NUMBERS = ("seed", "step", "return", "time left")
 BAR = 16
 
 
@@ -74,10 +75,10 @@ def display() -> Board | Lines:
 
 def board(jobs: Sequence[Job], height: int) -> Table:
     """The table: what runs, then what failed, waits and has finished, as many rows as the height allows."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("environment", "algorithm", "seed", "", "step", "return", "time left", "status"):
-        right = column in ("seed", "step", "return", "time left")
-        grid.add_column(column, no_wrap=True, justify="right" if right else "left", overflow="ellipsis")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    for column in ("environment", "algorithm", "seed", "", "step", "return", "time left"):
+        grid.add_column(column, no_wrap=True, justify="right" if column in _NUMBERS else "left")
+    grid.add_column("status", no_wrap=True, overflow="ellipsis", ratio=1)  # what the others leave
     ordered = sorted(jobs, key=lambda job: _FIRST.index(job.stage))
     shown = ordered[: max(height, 3)]
     for job in shown:
@@ -120,8 +121,6 @@ def _return(job: Job) -> str:
 
 
 def _said(job: Job) -> str:
-    if job.stage == "failed":
-        return f"failed: {job.error}"
     if job.stage == "elsewhere":
         return "another process is running it"
     if job.stage == "finished":
