@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from dyna import spaces
+from dyna import numbering, registry, spaces
 from dyna.config import RunConfig
 from dyna.errors import UserError, unknown
 from dyna.guard import Guarded
@@ -38,7 +38,7 @@ def reward_threshold(env_id: str) -> float | None:
 
 def make(config: RunConfig) -> VecEnv:
     """The training environments: resumable, monitored, and normalised where the run asks for it; raises UserError."""
-    envs = [_failing(Monitor(Resumable(_learnable(make_one(config)))), config) for _ in range(config.n_envs)]
+    envs = [_failing(Monitor(Resumable(_learnable(make_one(config), config))), config) for _ in range(config.n_envs)]
     for i, env in enumerate(envs):  # SB3 seeds the environments, and of the spaces the first one's actions
         env.action_space.seed(config.seed + i)
         env.observation_space.seed(config.seed + i)
@@ -47,7 +47,7 @@ def make(config: RunConfig) -> VecEnv:
 
 def make_evaluation(config: RunConfig, render_mode: str | None = None) -> VecEnv:
     """One environment to evaluate in; its returns are in the environment's own units; raises UserError."""
-    env = _failing(Monitor(_learnable(make_one(config, render_mode))), config)
+    env = _failing(Monitor(_learnable(make_one(config, render_mode), config)), config)
     return _normalized(_vectorized([env]), config, training=False)
 
 
@@ -107,9 +107,15 @@ def _made(cls: type[gym.Env[Any, Any]], **kwargs: Any) -> gym.Env[Any, Any]:
     return TimeLimit(cls(**kwargs), limit)
 
 
-def _learnable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The environment with its border guarded, one vector for an observation, and actions counted from 0."""
-    return spaces.flattened(spaces.counted_from_zero(Guarded(env)))
+def _learnable(env: gym.Env[Any, Any], config: RunConfig) -> gym.Env[Any, Any]:
+    """The environment with its border guarded and actions counted from 0; an observation is one vector.
+
+    To an algorithm that keeps a table it is what the environment says it is, or one number where that has parts.
+    """
+    guarded = spaces.counted_from_zero(Guarded(env))
+    if registry.is_tabular(registry.find(config.algo)):
+        return numbering.numbered(guarded)
+    return spaces.flattened(guarded)
 
 
 def _failing(env: Monitor[Any, Any], config: RunConfig) -> gym.Env[Any, Any]:
@@ -140,10 +146,10 @@ def _find(env_id: str) -> str | type[gym.Env[Any, Any]]:
     """An id that Gymnasium knows, or a class."""
     module_name, colon, name = env_id.rpartition(":")
     module = _import(module_name, env_id) if colon else None
-    if name in gym.registry:
+    if name in registry.environments():
         return name
     if module is None:
-        raise unknown("environment", name, gym.registry, see="`dyna list environments`")
+        raise unknown("environment", name, registry.environments(), see="`dyna list environments`")
     found = getattr(module, name, None)
     if not (inspect.isclass(found) and issubclass(found, gym.Env)):
         there = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, gym.Env)]

@@ -20,6 +20,7 @@ from dyna.errors import UserError
 from dyna.guard import EnvironmentFailed
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
+from dyna.tabular import TabularAlgorithm
 
 EPISODE_LIMIT = 10_000
 """Steps after which an episode of an environment without a time limit is cut: it might never end."""
@@ -153,6 +154,7 @@ def evaluate(
     env = envs.make_evaluation(config, "rgb_array" if video else "human" if render else None)
     try:
         model = player(env)
+        _show_values(model, env)
         with _film(video, film, env) as filming:
             seed = stream(seed, _PLAYING)
             result = play(model, env, episodes, seed=seed, deterministic=deterministic, before_step=filming)
@@ -161,6 +163,13 @@ def evaluate(
     if result.advice:
         say(result.advice)
     return result
+
+
+def _show_values(model: BaseAlgorithm, env: VecEnv) -> None:
+    """Let an environment that draws action values draw those of an agent that keeps them in a table."""
+    show = getattr(envs.monitors(env)[0].unwrapped, "show_values", None)
+    if show is not None and isinstance(model, TabularAlgorithm):
+        show(model.action_values, model.visits)
 
 
 def _weights(run: runs.Run, which: str) -> Path:

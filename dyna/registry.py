@@ -15,17 +15,20 @@ import contextlib
 import functools
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from dyna.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
     from stable_baselines3.common.base_class import BaseAlgorithm
 
 GROUP = "dyna.algorithms"
 """The package that holds the table, and the entry-point group through which others join."""
+ENVIRONMENTS = "dyna.environments"
+"""The package that registers the toolkit's own environments with Gymnasium when it is imported."""
 
 
 def names() -> list[str]:
@@ -60,8 +63,24 @@ def find(name: str) -> type[BaseAlgorithm]:
 def is_model_based(cls: type[BaseAlgorithm]) -> bool:
     """Whether the algorithm learns a world model."""
     from dyna.base import DynaMixin
+    from dyna.tabular import TabularDyna
 
-    return issubclass(cls, DynaMixin)
+    return issubclass(cls, (DynaMixin, TabularDyna))
+
+
+def is_tabular(cls: type[BaseAlgorithm]) -> bool:
+    """Whether the algorithm keeps a table, and so numbers the states that it observes."""
+    from dyna.tabular import TabularAlgorithm
+
+    return issubclass(cls, TabularAlgorithm)
+
+
+def environments() -> Mapping[str, EnvSpec]:
+    """Every environment that Gymnasium knows by its id, the toolkit's own among them."""
+    import gymnasium
+
+    importlib.import_module(ENVIRONMENTS)
+    return gymnasium.registry
 
 
 def action_spaces(cls: type[BaseAlgorithm]) -> list[str]:
@@ -85,7 +104,7 @@ def refuse_actions(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any)
     if not _accepts(cls, space):
         raise UserError(
             f"{name} takes {' or '.join(action_spaces(cls))} actions, {env_id} has {space}: choose "
-            f"{_those(lambda other: _accepts(other, space))}"
+            f"{_those(lambda other: _accepts(other, space) and not is_tabular(other))}"
         )
 
 

@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
 
-import gymnasium
-
 import dyna
 from dyna import registry
 from dyna.imports import search_here
@@ -52,7 +50,7 @@ def code_version(algo: str, env: str) -> str:
 
 def _entry_point(env: str) -> str:
     """Where Gymnasium finds the class of an environment; empty where it does not know it by a text."""
-    spec = gymnasium.registry.get(env.rpartition(":")[2])
+    spec = registry.environments().get(env.rpartition(":")[2])
     return spec.entry_point if spec is not None and isinstance(spec.entry_point, str) else ""
 
 

@@ -51,10 +51,8 @@ def _algorithm(name: str) -> tuple[str, str, str, str]:
 
 def environments() -> None:
     """Every environment that Gymnasium knows here, in its newest version, by family."""
-    import gymnasium
-
     newest: dict[tuple[Any, str], Any] = {}
-    for spec in gymnasium.registry.values():
+    for spec in registry.environments().values():
         known = newest.setdefault((spec.namespace, spec.name), spec)
         if (spec.version or 0) >= (known.version or 0):
             newest[spec.namespace, spec.name] = spec

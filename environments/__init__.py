@@ -1,4 +1,15 @@
-"""The environments that the toolkit ships, one file each; a user's own environment needs nothing from here."""
+"""The environments that the toolkit ships, one file each; a user's own environment needs nothing from here.
+
+Importing this package registers them with Gymnasium, under the namespace `dyna/`.
+"""
+
+import gymnasium
 
 if __name__ != "dyna.environments":
     raise ImportError(f"import dyna.environments instead of {__name__}: two names would make two classes of one thing")
+
+gymnasium.register("dyna/Maze-v0", "dyna.environments.maze:Maze")
+gymnasium.register("dyna/ChangingMaze-v0", "dyna.environments.changing_maze:ChangingMaze")
+gymnasium.register("dyna/DynaMaze-v0", "dyna.environments.dyna_maze:DynaMaze")
+gymnasium.register("dyna/BlockingMaze-v0", "dyna.environments.blocking_maze:BlockingMaze")
+gymnasium.register("dyna/ShortcutMaze-v0", "dyna.environments.shortcut_maze:ShortcutMaze")

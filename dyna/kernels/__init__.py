@@ -1,7 +1,7 @@
 """Compiled loops: the only place with `@njit`.
 
-A kernel calls kernels of its own file, and those of `random`. Numba keeps machine code beside the sources and looks for
-changes in a kernel's own file only: `make clean` after a change to `random` or `compiling`.
+Numba keeps machine code beside the sources and looks for changes in a kernel's own file only: `make clean` after a
+change to a file whose kernels another file calls.
 """
 
 from dyna.kernels.compiling import Doubles, Floats, Indices, Random, compiled

@@ -69,7 +69,9 @@ def test_action_spaces_are_those_that_training_accepts() -> None:
 
 def test_only_an_algorithm_with_a_world_model_is_model_based() -> None:
     assert registry.is_model_based(registry.find("mbpo"))
+    assert registry.is_model_based(registry.find("dyna-q"))
     assert not registry.is_model_based(SAC)
+    assert not registry.is_model_based(registry.find("q-learning"))
 
 
 def test_looking_names_up_imports_no_algorithm() -> None:
