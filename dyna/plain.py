@@ -15,6 +15,8 @@ import yaml
 
 from dyna.errors import UserError
 
+MOST = 100_000
+"""Values that a text may stand for."""
 _SCHEMA = {
     "null": r"~|null|Null|NULL|None|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -43,9 +45,11 @@ for _kind, _pattern in _SCHEMA.items():
 def read(text: str) -> Any:
     """The data that a YAML text stands for; raises UserError where it is no YAML."""
     try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        data = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{_short(text)!r} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    _refuse_large(data, text)
+    return data
 
 
 def write(data: Any) -> str:
@@ -85,6 +89,20 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
             value = {name: value}
         found = merge(found, value)
     return found
+
+
+def _refuse_large(data: Any, text: str) -> None:
+    """A short text can stand for more values than a memory holds, or for a list that holds itself, by its aliases."""
+    left = [data]
+    for _ in range(MOST):
+        if not left:
+            return
+        value = left.pop()
+        if isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    raise UserError(f"{_short(text)!r} stands for more than {MOST:,} values: write it without aliases")
 
 
 def _short(text: str, width: int = 60) -> str:

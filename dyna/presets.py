@@ -25,7 +25,10 @@ def blocks_of(algo: str) -> dict[str, Any]:
     file = files(GROUP).joinpath("presets").joinpath(f"{algo}.yaml")
     if not file.is_file():
         return {}
-    blocks = plain.read(file.read_text(encoding="utf-8"))
-    if not isinstance(blocks, dict):
-        raise UserError(f"the preset file {file} must map environment ids to settings, got {blocks!r}")
+    try:
+        blocks = plain.read(file.read_bytes().decode())
+    except ValueError as error:
+        raise UserError(f"the preset file {file} cannot be read: {error}") from error
+    if not isinstance(blocks, dict) or not all(isinstance(block, (dict, type(None))) for block in blocks.values()):
+        raise UserError(f"the preset file {file} must map environment ids to settings, got {blocks!r:.80}")
     return blocks
