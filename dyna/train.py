@@ -63,7 +63,8 @@ def _died(config: RunConfig) -> Run | None:
     """The run of the same configuration that died; of one that ended with a sentence, the way to go on is told."""
     found = runs.find_unfinished(config)
     if found is not None and found.status != "died":
-        say(f"a new run starts; one of the same configuration has {found.status}: `{found.resume_command}` goes on")
+        ended = "failed" if found.status == "failed" else "was interrupted"
+        say(f"a new run starts; one of the same configuration {ended}: `{found.resume_command}` goes on with it")
         return None
     return found
 

@@ -217,3 +217,11 @@ def test_a_place_on_a_machine_is_found() -> None:
     root, home = "/".join(["", "root", "x"]), "/".join(["", "home", "ada", "x"])
     assert places(f"path = '{root}'") and places(f"see {home}")
     assert not places("https://example.org/home/ada/") and not places("make PYTHON=/path/to/python")
+
+
+def test_every_test_that_the_guarantees_name_exists() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    named = re.findall(r"\[`([^`]+)`\]\(\.\./([^)]+)\)", text)
+    assert len(named) > 30
+    gone = [name for name, file in named if name != file and f"\ndef {name}(" not in (ROOT / file).read_text()]
+    assert gone == [] and all((ROOT / file).is_file() for _, file in named)

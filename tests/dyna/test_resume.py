@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dyna import callbacks, checkpoint, registry, runs
 from dyna.callbacks import Seam
@@ -166,6 +167,41 @@ def test_schedules_that_an_extension_stretches_are_told(tmp_path: Path, capsys: 
     assert "went by" not in capsys.readouterr().err
     train(replace(config, steps=400), resume=run.path, progress=False)
     said = "exploration_schedule went by a run of 300 steps and now go by one of 400"
+    assert said in capsys.readouterr().err
+
+
+def test_a_new_run_beside_one_that_was_interrupted_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make(tmp_path, "dqn")
+    interrupted_at(100, lambda: train(config, progress=False), monkeypatch)
+    (left,) = runs.find_all(tmp_path)
+    assert train(config, progress=False).path != left.path
+    told = capsys.readouterr().err
+    assert f"the same configuration was interrupted: `dyna train --resume {left.path}` goes on with it" in told
+
+
+def test_a_run_goes_on_on_another_kind_of_device_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a GPU's checkpoint holds that a CPU's does not: states of its generators, of another size."""
+    load = checkpoint.load
+
+    def from_a_gpu(folder: Path) -> checkpoint.Loaded | None:
+        loaded = load(folder)
+        if loaded is not None:
+            training = loaded.tree["training"]
+            training["device"] = "cuda"
+            training["generators"]["cuda"] = [torch.zeros(16, dtype=torch.uint8)]
+            training["extra"]["rng"] = torch.arange(16, dtype=torch.uint8)
+        return loaded
+
+    config = make(tmp_path, "mbpo")
+    killed_at(170, lambda: train(config, progress=False), monkeypatch)
+    (run,) = runs.find_all(tmp_path)
+    monkeypatch.setattr(checkpoint, "load", from_a_gpu)
+    assert train(config, resume=run.path, progress=False).summary()["status"] == "finished"
+    said = "statistically, not bitwise, the same: it was trained on cuda and goes on on cpu"
     assert said in capsys.readouterr().err
 
 
