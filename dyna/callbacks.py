@@ -206,7 +206,7 @@ class Seam(BaseCallback):
         differences = snapshot.restore(self.model, self._saved["training"]) + self._run.differences()
         self._evaluator.load_state(self._saved["evaluator"], self.model)
         self.saved_at = self.model.num_timesteps
-        self.clock.start(self._saved["seconds"])
+        self.clock.start(float(self._saved["seconds"]))
         self._saved = None
         if differences:
             say(f"the continuation is statistically, not bitwise, the same: {differences[0]}")

@@ -43,9 +43,7 @@ def train(
         model = agents.make(config, env)
         run = run or runs.create(config, argv, envs.observation_names(env))
         with run.locked(), Interrupts() as interrupts, meter(config.steps, progress) as display:
-            run.tidy()
-            run.note_code()
-            saved = _last_checkpoint(run)
+            saved = _prepared(run)
             if saved and resume is not None:
                 _tell_stretched(model, runs.open(resume).config.steps, config.steps)
             seam = Seam(run, Evaluator(run, evaluation_env), display, interrupts, saved.tree if saved else None)
@@ -67,6 +65,16 @@ def _died(config: RunConfig) -> Run | None:
         say(f"a new run starts; one of the same configuration {ended}: `{found.resume_command}` goes on with it")
         return None
     return found
+
+
+def _prepared(run: Run) -> checkpoint.Loaded | None:
+    """The checkpoint to go on from, if any, in a folder without what a dead process left in it; raises UserError."""
+    try:
+        run.tidy()
+        run.note_code()
+        return _last_checkpoint(run)
+    except OSError as error:
+        raise UserError(f"the run {str(run.path)!r} cannot be written: {error}") from error
 
 
 def _last_checkpoint(run: Run) -> checkpoint.Loaded | None:
@@ -138,11 +146,19 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
         else:
             failure = error if isinstance(error, UserError) else _failed(run, model, seam, error)
         with contextlib.suppress(OSError):
-            if seam.restored:
-                seam.summarize(status="failed", error=str(failure))
-            else:
-                run.write_summary(status="failed", error=str(failure))
+            _summarize(run, seam, failure)
         raise failure from error
+
+
+def _summarize(run: Run, seam: Seam, failure: Exception) -> None:
+    told: dict[str, str] = {"status": "failed", "error": str(failure)}
+    try:
+        if seam.restored:
+            seam.summarize(**told)
+            return
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        pass  # a checkpoint that somebody else wrote may have left no numbers to sum up
+    run.write_summary(**told)
 
 
 def _failed(run: Run, model: BaseAlgorithm, seam: Seam, error: Exception) -> Exception:

@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import dyna.train
@@ -266,7 +266,8 @@ RUN_FILES = (
     *("best_model.safetensors", "last_model.safetensors", "best_model.zip", "last_model.zip"),
 )
 CHECKPOINT_FILES = ("manifest.json", "state.json", "arrays.npz", "tensors.safetensors")
-several = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# every example trains: a few of them, and a failing one is shown as it was found
+several = settings(max_examples=10, phases=[Phase.generate])
 
 
 def go_on(root: Path) -> None:
@@ -275,7 +276,6 @@ def go_on(root: Path) -> None:
     before = contents(root)
     run(["list", "runs", "--runs", str(root / "runs")])
     run(["eval", str(path), "--episodes", "1"])
-    run(["eval", str(path), "--episodes", "1", "--which", "last"])
     assert contents(root) == before
     code, said = run(["train", "--resume", str(path), "-n", "80", "--no-progress"])
     assert code == 0 or said
