@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import PassiveEnvChecker
 
 from dyna import fingerprint, generators
 from dyna.errors import UserError
@@ -189,11 +190,12 @@ def put_carried(env: gym.Env[Any, Any], states: list[dict[str, Tree]]) -> None:
 
 
 def _layers(env: gym.Env[Any, Any]) -> list[gym.Env[Any, Any]]:
+    """All but Gymnasium's checker of first calls: what it carries belongs to observations that it keeps."""
     found = [env]
     while isinstance(env, gym.Wrapper):
         env = env.env
         found.append(env)
-    return found
+    return [layer for layer in found if not isinstance(layer, PassiveEnvChecker)]
 
 
 def _layer(layer: gym.Env[Any, Any]) -> dict[str, Tree]:

@@ -51,6 +51,19 @@ CASES: dict[str, dict[str, Any]] = {
         "env": "CartPole-v1",
         "n_envs": 2,
     },
+    "q-learning": {"algo": "q-learning", "env": "FrozenLake-v1"},
+    "dyna-q, two environments": {"algo": "dyna-q", "env": "Blackjack-v1", "n_envs": 2},  # its table outgrows its room
+    "dyna-q-plus, a maze that changes": {
+        "algo": "dyna-q-plus",
+        "env": "dyna/BlockingMaze-v0",
+        "env_kwargs": {"switch": 200, "max_episode_steps": 80},
+        "hyperparameters": {"memory": "last"},
+    },
+    "prioritized sweeping": {
+        "algo": "prioritized-sweeping",
+        "env": "FrozenLake-v1",
+        "hyperparameters": {"planning_steps": 1, "epsilon": 0.9},  # something is left in the queue
+    },
 }
 """One of each kind of state that an algorithm can carry."""
 

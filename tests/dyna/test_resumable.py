@@ -373,3 +373,15 @@ def test_actions_keep_their_values_and_types() -> None:
     assert len(actions.chunks()) < 20
     actions.clear()
     assert list(actions) == []
+
+
+def test_a_checked_environment_goes_on_behind_its_first_step() -> None:
+    """Gymnasium's checker compares its first two steps, the first of which another process has made."""
+    first, second = (Resumable(gym.make("Blackjack-v1")) for _ in range(2))
+    first.reset(seed=3)
+    first.step(0)
+    resumable.put_carried(second.env, resumable.carried(first.env))
+    second.reset()
+    second.step(0)
+    second.reset()
+    second.step(0)
