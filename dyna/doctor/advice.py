@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.spaces import Space, utils
+from gymnasium.spaces import Discrete, Space, utils
 
 from dyna import plain, presets, registry
 from dyna.config import RunConfig
@@ -21,9 +21,9 @@ STEPS = 20_000  # where no preset is near: what a small locomotion task takes
 
 
 def recommend(costs: list[Cost], observations: Space[Any], actions: Space[Any]) -> Finding | None:
-    """The first registered algorithm that learns a world model and could be trained, else the first that could."""
+    """Of the algorithms that could be trained, the first registered one that learns a world model, else the first."""
     trained = [each for each in costs if each.milliseconds is not None]
-    trained.sort(key=lambda cost: not registry.is_model_based(registry.find(cost.settings.algo)))  # stable
+    trained.sort(key=lambda cost: _rank(cost.settings.algo, observations))  # equals stay in the registry's order
     if not trained:
         return None
     best = trained[0].settings
@@ -32,6 +32,12 @@ def recommend(costs: list[Cost], observations: Space[Any], actions: Space[Any]) 
     minutes = steps * (trained[0].milliseconds or 0) / 60_000
     command = f"{called('dyna')} train {' '.join(_words(best, steps, changes))}"
     return Finding("start with", "ok", f"{why}; about {minutes:.3g} minutes here, evaluations aside", command)
+
+
+def _rank(algo: str, observations: Space[Any]) -> tuple[bool, bool]:
+    """What comes first: world models, and tables where states are numbers."""
+    cls = registry.find(algo)
+    return not registry.is_model_based(cls), isinstance(observations, Discrete) != registry.is_tabular(cls)
 
 
 def _settings(best: RunConfig, observations: Space[Any], actions: Space[Any]) -> tuple[dict[str, Any], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import warnings
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from dyna import agents, envs, hyperparameters, registry
@@ -24,7 +24,7 @@ from dyna.errors import RunFailed, UserError
 STARTS = 100  # random steps, at most, before an off-policy algorithm learns
 ROLLOUT = 256  # steps that an on-policy one learns from at once, at most: a step costs the same in longer ones
 SECONDS = 1.0  # of learning that are timed
-PATIENCE = 10.0  # seconds in which learning must have begun
+PATIENCE = 10.0  # seconds in which learning must have begun, and in which a round must be collected
 
 
 class Cost(NamedTuple):
@@ -37,11 +37,8 @@ class Cost(NamedTuple):
 
 def measure(settings: RunConfig) -> Cost:
     """Train for a moment after the random steps, in the settings given but for a short start and a small buffer."""
-    cls = registry.find(settings.algo)
-    if not issubclass(cls, (OffPolicyAlgorithm, OnPolicyAlgorithm)):
-        return Cost(settings, None, "learns from whole episodes")
     try:
-        short = dataclasses.replace(settings, hyperparameters=_short(cls, dict(settings.hyperparameters)))
+        short = dataclasses.replace(settings, hyperparameters=_short(settings))
         with closing(envs.make(short)) as env, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice about settings that nobody chose
             return Cost(settings, _milliseconds(agents.make(short, env)))
@@ -54,16 +51,18 @@ def measure(settings: RunConfig) -> Cost:
 def judge(costs: list[Cost]) -> Finding:
     """The milliseconds of each algorithm."""
     told = [f"{each.settings.algo} {each.milliseconds:.3g}" for each in costs if each.milliseconds is not None]
-    left_out = [f"{each.settings.algo}: {each.why_not}" for each in costs if each.milliseconds is None]
+    refused = [each for each in costs if each.milliseconds is None]
     if not told:
-        seen = f"no algorithm could be measured: {'; '.join(left_out) or 'none takes these spaces'}"
-        return Finding("training step", "error", seen, "`dyna list algorithms` shows the actions that each takes")
+        why = "; ".join(f"{each.settings.algo}: {each.why_not}" for each in refused) or "none takes these actions"
+        return Finding("training step", "error", f"no algorithm could be trained: {why}", "`dyna list algorithms`")
     seen = f"milliseconds an environment step, simulation and learning: {', '.join(told)}"
-    return Finding("training step", "ok", seen + "".join(f"; not measured: {each}" for each in left_out))
+    left_out = ", ".join(each.settings.algo for each in refused)
+    return Finding("training step", "ok", seen + (f"; could not be timed: {left_out}" if left_out else ""))
 
 
-def _short(cls: type[BaseAlgorithm], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with a start that comes soon."""
+def _short(run: RunConfig) -> dict[str, Any]:
+    """The hyperparameters with a start that comes soon."""
+    cls, settings = registry.find(run.algo), dict(run.hyperparameters)
     now = {knob.name: knob.default for knob in hyperparameters.knobs(cls)} | settings
     if "learning_starts" in now:
         settings["learning_starts"] = min(now["learning_starts"], STARTS)
@@ -77,10 +76,15 @@ def _milliseconds(model: BaseAlgorithm) -> float:
     model.set_logger(Logger(None, []))
     watch = _Watch(getattr(model, "learning_starts", 0))
     fits = _Fits(model, watch) if isinstance(model, DynaMixin) else None
-    model.learn(10**9, callback=watch)
+    with contextlib.suppress(_Enough):  # not every algorithm stops where a callback asks for it
+        model.learn(10**9, callback=watch)
     if not watch.steps:
-        raise RunFailed(f"did not begin to learn within {PATIENCE:.0f} seconds")
+        raise RunFailed(f"its first steps took more than {PATIENCE:.0f} seconds")
     return 1e3 * (watch.seconds / watch.steps + (fits.per_step if fits else 0.0))
+
+
+class _Enough(Exception):  # noqa: N818 - no error
+    """Ends a training."""
 
 
 class _Watch(BaseCallback):
@@ -96,6 +100,7 @@ class _Watch(BaseCallback):
     def _on_rollout_start(self) -> None:
         now = time.perf_counter()
         if self.num_timesteps >= self._starts:
+            self._deadline = now + PATIENCE
             self.rounds += 1
             if self.rounds == 1:
                 self._from = now, self.num_timesteps
@@ -103,9 +108,10 @@ class _Watch(BaseCallback):
                 self.seconds, self.steps = now - self._from[0], self.num_timesteps - self._from[1]
 
     def _on_step(self) -> bool:
-        if self.rounds < 1:
-            return time.perf_counter() < self._deadline
-        return not (self.steps and (self.seconds > SECONDS or self.steps >= self.longest))
+        enough = self.steps and (self.seconds > SECONDS or self.steps >= self.longest)
+        if enough or time.perf_counter() > self._deadline:
+            raise _Enough
+        return True
 
 
 class _Fits:

@@ -95,7 +95,9 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize(("algo", "settings"), [("mbpo", SMALL), ("a2c", {}), ("td3", {"train_freq": [1, "episode"]})])
+@pytest.mark.parametrize(
+    ("algo", "settings"), [("mbpo", SMALL), ("a2c", {}), ("td3", {"train_freq": [1, "episode"]}), ("ars", {})]
+)
 def test_a_step_of_training_is_timed(algo: str, settings: dict[str, Any]) -> None:
     cost = costs.measure(RunConfig(env=CART, algo=algo, hyperparameters=settings))
     assert cost.why_not == "" and cost.milliseconds is not None and cost.milliseconds > 0
@@ -103,10 +105,14 @@ def test_a_step_of_training_is_timed(algo: str, settings: dict[str, Any]) -> Non
 
 
 def test_what_cannot_be_timed_is_told_with_its_reason() -> None:
-    assert costs.measure(RunConfig(env=CART, algo="ars")).why_not == "learns from whole episodes"
     broken = costs.measure(RunConfig(env=f"{bad_environments.__name__}:NotANumber", algo="ppo"))
     assert broken.milliseconds is None and "returned the observation" in broken.why_not
     assert costs.judge([broken]).verdict == "error"
+
+
+def test_an_environment_too_slow_to_train_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "PATIENCE", 0.0)
+    assert "took more than" in costs.measure(RunConfig(env=CART, algo="ppo")).why_not
 
 
 def test_a_fit_is_spread_over_the_steps_until_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +157,14 @@ def test_a_world_model_is_recommended_where_one_was_trained(monkeypatch: pytest.
     assert recommended(monkeypatch, ["sac", "mbpo", "ppo"], CART).algo == "mbpo"
     assert recommended(monkeypatch, ["sac", "ppo"], CART).algo == "sac"
     assert advice.recommend([Cost(RunConfig(env=CART, algo="sac"), None, "why")], BOX, BOX) is None
+
+
+def test_a_table_is_recommended_where_states_are_numbers() -> None:
+    measured = [Cost(RunConfig(env="FrozenLake-v1", algo=algo), 10.0) for algo in ("mbdqn", "dyna-q", "dqn")]
+    states, actions = gym.spaces.Discrete(16), gym.spaces.Discrete(4)
+    for observations, algo in ((states, "dyna-q"), (BOX, "mbdqn")):
+        finding = advice.recommend(measured, observations, actions)
+        assert finding is not None and f"--algo {algo}" in finding.remedy
 
 
 def test_the_preset_of_an_environment_of_like_size_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
