@@ -18,11 +18,11 @@ from torch import Tensor
 from dyna import actor_critic
 from dyna.actor_critic import Losses
 from dyna.base import DynaMixin
-from dyna.bounded import BoundedSACPolicy
+from dyna.bounded import BoundedCritic, BoundedSACPolicy
 from dyna.errors import UserError
 from dyna.truncation import Truncation
 from dyna.types import Transitions
-from dyna.value_expansion import expand
+from dyna.value_expansion import Expansion, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 
@@ -52,6 +52,8 @@ class DHMBPO(DynaMixin, SAC):
 
     policy_aliases = {"MlpPolicy": BoundedSACPolicy}
     policy: BoundedSACPolicy
+    critic: BoundedCritic  # type: ignore[assignment]
+    critic_target: BoundedCritic  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -166,7 +168,7 @@ class DHMBPO(DynaMixin, SAC):
             actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
 
-    def _target(self, rollout: Any, alpha: Tensor) -> Tensor:
+    def _target(self, rollout: Expansion, alpha: Tensor) -> Tensor:
         """Value expansion of the first state and action [B], with the lower of two target critics at the end."""
         with torch.no_grad():
             last = self.critic_target.values(rollout.last_obs, rollout.action[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
@@ -76,7 +76,7 @@ class BoundedSACPolicy(StackedSACPolicy):
     def __init__(
         self, observation_space: spaces.Space[Any], action_space: spaces.Box, lr_schedule: Schedule, **kwargs: Any
     ) -> None:
-        defaults = {
+        defaults: dict[str, Any] = {
             "net_arch": [96, 96],
             "activation_fn": nn.SiLU,
             "n_critics": 5,
@@ -91,12 +91,12 @@ class BoundedSACPolicy(StackedSACPolicy):
 
         But for the first time, what the networks answer stays the same: their first layers take up the change.
         """
-        first_linear: nn.Linear = self.actor.latent_pi[0]
+        first_linear = cast(nn.Linear, self.actor.latent_pi[0])
         for owner, weight, bias in (
             (self.actor, first_linear.weight.mT[None], first_linear.bias[None, None]),
             *((critic, *_first(critic)) for critic in (self.critic, self.critic_target)),
         ):
-            seen: Standardised = owner.features_extractor
+            seen = cast(Standardised, owner.features_extractor)
             if seen.known:
                 kept = weight[:, : len(mean)]  # [E, S, out]
                 bias += ((mean - seen.mean) / seen.std)[None] @ kept

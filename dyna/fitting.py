@@ -280,7 +280,7 @@ def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int) -> Ten
     The first `extra` columns are the terminal rows that were added: they teach termination alone.
     """
     flat = index.flatten()
-    x, y, next_obs, terminated = (part.index_select(0, flat).unflatten(0, index.shape) for part in rows[:4])
+    x, y, next_obs, terminated = (part.index_select(0, flat).view(*index.shape, *part.shape[1:]) for part in rows[:4])
     state, outcome = model.state_head(x[:, extra:]), model.outcome_head(x, next_obs)
     loss = gaussian_loss(state.mean, state.log_var, y[:, extra:, :-1]).mean()
     loss = loss + gaussian_loss(outcome.mean[:, extra:], outcome.log_var[:, extra:], y[:, extra:, -1]).mean()

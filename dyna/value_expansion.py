@@ -50,30 +50,30 @@ def expand(model: GaussianEnsemble, policy: Sampler, start: Tensor, horizon: int
     if len(start) % members:
         raise ValueError(f"rows must be a multiple of the {members} members, got {len(start)}")
     obs, alive = start, torch.ones(len(start), device=start.device)
-    actions, log_probs, rewards, alives = [], [], [], [alive]
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    alives = [alive]
     for _ in range(horizon):
         action, log_prob = policy(obs)
         outcome = _step(model, obs, action, rng)
+        steps.append((action, log_prob, outcome.reward))
         alive = alive * (1 - outcome.terminated)
+        alives.append(alive)
         obs = outcome.next_obs
-        for column, value in (
-            (actions, action),
-            (log_probs, log_prob),
-            (rewards, outcome.reward),
-            (alives, alive),
-        ):
-            column.append(value)
     action, log_prob = policy(obs)
+    actions, log_probs, rewards = zip(*steps, strict=True)
     return Expansion(
-        torch.stack([*actions, action]), torch.stack([*log_probs, log_prob]), torch.stack(rewards),
-        torch.stack(alives), obs,
-    )  # fmt: skip
+        action=torch.stack([*actions, action]),
+        log_prob=torch.stack([*log_probs, log_prob]),
+        reward=torch.stack(rewards),
+        alive=torch.stack(alives),
+        last_obs=obs,
+    )
 
 
 def _step(model: GaussianEnsemble, obs: Tensor, action: Tensor, rng: torch.Generator) -> Outcome:
     """One reparameterised step: next obs drawn, the mean reward, the probability of the end as `terminated`."""
-    shape = (model.settings.members, -1)
-    prediction = model.predict_own(obs.unflatten(0, shape), action.unflatten(0, shape))
+    members = model.settings.members
+    prediction = model.predict_own(obs.view(members, -1, obs.shape[1]), action.view(members, -1, action.shape[1]))
     mean, std, p_terminated = (part.flatten(0, 1) for part in prediction)
     noise = torch.randn(obs.shape, generator=rng, device=obs.device)
     # how the noise grows with the action is left out of the gradient: half of the cost for little of the slope
