@@ -65,7 +65,7 @@ def test_the_wheel_holds_every_room_once(installed: Installed) -> None:
         expected = {f"{prefix}/{file.name}" for file in (ROOT / room).glob("*.py")}
         assert {name for name in names if name.rpartition("/")[0] == prefix and name.endswith(".py")} == expected
     presets = {f"dyna/algorithms/presets/{file.name}" for file in (ROOT / "algorithms" / "presets").glob("*.yaml")}
-    assert presets and presets <= set(names) and "dyna/py.typed" in names
+    assert presets and presets <= set(names) and {"dyna/py.typed", "dyna/compare/report.html"} <= set(names)
 
 
 def test_what_is_imported_is_the_wheel_and_not_the_checkout(installed: Installed) -> None:
