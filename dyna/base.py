@@ -51,8 +51,12 @@ class DynaMixin(OffPolicyAlgorithm):
         termination_fn: KnownTermination | None,
     ) -> None:
         """Check and keep the settings that the set-up needs; raises UserError."""
-        if not 0.0 <= real_share <= 1.0:
-            raise UserError(f"real_share must be in [0, 1], got {real_share}")
+        limits.check({"real_share": real_share})
+        if not isinstance(world_model, EnsembleSettings):
+            raise UserError(f"world_model must be EnsembleSettings, got {world_model!r:.80}")
+        for name, function in {"reward_fn": reward_fn, "termination_fn": termination_fn}.items():
+            if not (function is None or callable(function)):
+                raise UserError(f"{name} must be a function, got {function!r:.80}")
         self.world_model_settings = world_model
         self.truncate = truncation(truncate)
         self.real_share = real_share

@@ -1,19 +1,27 @@
-"""The range of each number that Stable-Baselines3's algorithms take; most of them judge none before they learn."""
+"""The range of each number that algorithms take, ours and Stable-Baselines3's, which judge few before they learn."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from dyna.errors import UserError
 
-_SHARES = ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+_SHARES = (
+    "real_share",
+    "gamma",
+    "gae_lambda",
+    "tau",
+    "exploration_fraction",
+    "exploration_initial_eps",
+    "exploration_final_eps",
+)
 _COUNTS = (
     *("batch_size", "buffer_size", "cg_max_steps", "line_search_max_iter", "n_critic_updates", "n_delta", "n_epochs"),
     *("n_eval_episodes", "n_steps", "policy_delay", "stats_window_size", "sub_sampling_factor", "train_freq"),
-    *("target_update_interval",),
+    *("target_update_interval", "model_every", "rollouts", "model_lifetime"),
 )
 _NOT_NEGATIVE = (
     *("learning_rate", "learning_starts", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
@@ -29,11 +37,18 @@ RANGES: dict[str, tuple[float, float]] = {
 """The least and the most, both allowed but for infinity."""
 
 
+_WHOLE = frozenset((*_COUNTS, "learning_starts", "gradient_steps", "sde_sample_freq"))
+_OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
+"""What may be given as a schedule, a word, a pair or None, too."""
+
+
 def check(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for a number outside its range; what is no number, a schedule for one, is not judged."""
+    """Raise UserError for a number outside its range, or for what is none; names without a range are passed over."""
     for name, value in settings.items():
-        if name in RANGES and isinstance(value, Real):
+        if name in RANGES and (isinstance(value, Real) or name not in _OTHER):
             least, most = RANGES[name]
-            if not (math.isfinite(value) and least <= value <= most):
-                wanted = f"between {least} and {most}" if most < math.inf else f"a finite number of at least {least}"
-                raise UserError(f"{name} must be {wanted}, got {value}")
+            fits = isinstance(value, Integral if name in _WHOLE else Real) and math.isfinite(value)
+            if not (fits and least <= value <= most):
+                kind = "whole" if name in _WHOLE else "finite"
+                wanted = f"in [{least}, {most}]" if most < math.inf else f"a {kind} number from {least} on"
+                raise UserError(f"{name} must be {wanted}, got {value!r:.80}")

@@ -7,6 +7,7 @@ training rule; arXiv 2510.01457 for targets that are normalised dimension by dim
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyna import audit, fitting
+from dyna.annotations import kind_of
 from dyna.errors import UserError
 from dyna.networks import EnsembleMLP, silu
 from dyna.types import Outcome, Prediction, Transitions
@@ -64,6 +66,8 @@ class EnsembleSettings:
     """Share of a training batch that terminal rows are oversampled to; the odds are corrected afterwards."""
 
     def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(type(self)).items():
+            kind_of(kind).check(getattr(self, name), name)
         for name in ("members", "width", "batch_size", "patience", "max_updates"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
