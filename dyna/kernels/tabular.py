@@ -200,7 +200,7 @@ def remember(table: Table, state: int, action: int, reward: float, next_state: i
     if outcome == NONE:
         outcome = _know(table, state, pair, next_state)
     elif table.visits[pair] == 0:
-        table.seen[outcome] = 0
+        table.seen[outcome], table.reward[outcome] = 0, 0.0
         if table.next_state[outcome] != next_state:
             _unlink(table, outcome)
             _link(table, outcome, next_state)
