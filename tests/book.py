@@ -104,11 +104,11 @@ def updates_until_solved(learner: str, learning_rate: float, resolution: int, ru
     )
 
 
-def _updates(episodes: Iterator[tuple[int, np.ndarray]], grid: Grid, maze: World, resolution: int) -> int:
+def _updates(episodes: Iterator[tuple[int, np.ndarray]], grid: Grid, maze: World, limit: float) -> int:
     total = 0
     for updates, values in episodes:
         total += updates
-        if _is_solved(values, maze, grid, 1.2 * SHORTEST * resolution):
+        if _is_solved(values, maze, grid, limit):
             break
     return total
 

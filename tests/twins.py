@@ -1,4 +1,4 @@
-"""The tabular family in plain Python, with dictionaries and in the words of the book: what the kernels are held against.
+"""The tabular family in plain Python, with dictionaries and in the words of the book, to hold the kernels against.
 
 From equal random words a twin and its kernels come to equal numbers, to the last bit.
 """
