@@ -15,6 +15,7 @@ from torch import Tensor
 from dyna.branched import BranchedDyna, with_actions
 from dyna.errors import UserError
 from dyna.types import Transitions
+from dyna.units import Standardised
 
 
 class QPolicy(DQNPolicy):
@@ -25,7 +26,7 @@ class QPolicy(DQNPolicy):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("optimizer_class", torch.optim.Adam) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
             kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"features_extractor_class": Standardised} | kwargs)
 
     def _predict(self, obs: Any, deterministic: bool = True) -> Tensor:
         return super()._predict(obs, deterministic) + int(self.action_space.start)
@@ -84,7 +85,7 @@ class MBDQN(BranchedDyna, DQN):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self.fit_and_dream()
-        losses = [self._update(self.replay.sample_transitions(batch_size)) for _ in range(gradient_steps)]
+        losses = [self._update(self.sample(batch_size)) for _ in range(gradient_steps)]
         self._n_updates += gradient_steps
         self.updates["critic"] += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

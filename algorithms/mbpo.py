@@ -61,7 +61,7 @@ class MBPO(BranchedDyna, SAC):
         self.fit_and_dream()  # lines 3 to 8
         losses = []
         for step in range(gradient_steps):  # lines 9-10
-            losses.append(self._update(self.replay.sample_transitions(batch_size)))
+            losses.append(self._update(self.sample(batch_size)))
             if step % self.target_update_interval == 0:
                 actor_critic.update_target(self.critic, self.critic_target, self.tau)
         self._n_updates += gradient_steps

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dyna.errors import Diverged
 from dyna.networks import EnsembleMLP
 from dyna.types import Transitions
+from dyna.units import Standardised
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -79,7 +80,9 @@ class StackedSACPolicy(SACPolicy):
             kwargs["net_arch"] = [128, 128]
         if kwargs.get("optimizer_class", torch.optim.Adam) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
             kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        super().__init__(
+            observation_space, action_space, lr_schedule, **{"features_extractor_class": Standardised} | kwargs
+        )
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> StackedCritic:  # type: ignore[override]
         plain = super().make_critic(features_extractor)

@@ -10,10 +10,12 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
+from dyna import units
 from dyna.base import DynaMixin
 from dyna.errors import UserError
 from dyna.imagination import MBPOSchedule
 from dyna.truncation import Truncation
+from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 
@@ -28,7 +30,7 @@ def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherw
 class BranchedDyna(DynaMixin):
     """Put before an SB3 off-policy class, it branches short imagined rollouts off real states and mixes the two.
 
-    The subclass writes `imagination_policy` and `train`, which begins with `fit_and_dream` and learns from `replay`.
+    The subclass writes `imagination_policy` and `train`, which begins with `fit_and_dream` and learns from `sample`.
 
     :param real_share: Share of real transitions in every batch; with 1, nothing is imagined.
     :param model_every: Environment steps between two fits of the world model.
@@ -64,6 +66,7 @@ class BranchedDyna(DynaMixin):
             raise UserError(f"horizon must be a number or [from, to, first step, last step], got {horizon}")
         self.horizon = MBPOSchedule(*schedule)
         self.model_every, self.rollouts, self.model_lifetime = model_every, rollouts, model_lifetime
+        self.reward_unit = 1.0  # environment units in one of the learner's
         self.settle(
             world_model=world_model,
             truncate=truncate,
@@ -78,5 +81,18 @@ class BranchedDyna(DynaMixin):
         """Every `model_every` steps, refit the world model and imagine anew from states of all real transitions."""
         if self.is_fit_due(self.model_every):
             self.fit_world_model()  # line 3
+            if self.world_model.version == 1:
+                self._choose_units()
             horizon = self.horizon.horizon(self.num_timesteps)
             self.dream(self.rollouts * self.model_every, horizon, self.model_lifetime)  # lines 6-8
+
+    def sample(self, batch_size: int) -> Transitions:
+        """[batch_size, .] real and imagined rows, rewards in the learner's unit."""
+        batch = self.replay.sample_transitions(batch_size)
+        return batch._replace(reward=batch.reward / self.reward_unit)
+
+    def _choose_units(self) -> None:
+        """After the first fit, before imagined rows teach anything: what lies far from 1 is learnt in other units."""
+        size = self.world_model.obs_size
+        units.standardise_far(self.policy, self.world_model.x_mean[:size], self.world_model.x_std[:size])
+        self.reward_unit = units.reward_unit(self.replay_buffer.all_transitions().reward)
