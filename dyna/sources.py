@@ -7,7 +7,6 @@ import functools
 import hashlib
 import importlib.util
 import platform
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
@@ -82,15 +81,29 @@ def _is_near(name: str, package: str, here: Path) -> bool:
     )
 
 
-def _imports(module: str) -> Iterator[str]:
+def _imports(module: str) -> tuple[str, ...]:
     file = _origin(module)
-    for node in ast.walk(ast.parse(file.read_bytes())) if file else ():
+    above = module if file and file.name == "__init__.py" else module.rpartition(".")[0]
+    return _imports_of(file, _stamp(file), above) if file else ()
+
+
+@functools.cache
+def _imports_of(file: Path, stamp: tuple[int, int], above: str) -> tuple[str, ...]:
+    """What a file imports; `above` is the package that its relative imports start from."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = module if file and file.name == "__init__.py" else module.rpartition(".")[0]
             origin = resolve_name("." * node.level + (node.module or ""), above)
-            yield from (origin, *(f"{origin}.{alias.name}" for alias in node.names))
+            found += (origin, *(f"{origin}.{alias.name}" for alias in node.names))
+    return tuple(found)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What changes with a file: a process asks for its code version more than once."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _origin(name: str) -> Path | None:
@@ -106,7 +119,12 @@ def _origin(name: str) -> Path | None:
 def _learning_code(module: str) -> str:
     """The program without comments, layout and docstrings; empty for a module without Python source."""
     file = _origin(module)
-    tree = ast.parse(file.read_bytes() if file else b"")
+    return _code_of(file, _stamp(file)) if file else ast.dump(ast.parse(""))
+
+
+@functools.cache
+def _code_of(file: Path, stamp: tuple[int, int]) -> str:
+    tree = ast.parse(file.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             told = [each for each in node.body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]
