@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from dyna import units
+from dyna import limits, units
 from dyna.base import DynaMixin
 from dyna.errors import UserError
 from dyna.imagination import MBPOSchedule
@@ -58,12 +58,10 @@ class BranchedDyna(DynaMixin):
         termination_fn: KnownTermination | None = None,
         **learner: Any,
     ) -> None:
-        for name, value in {"model_every": model_every, "rollouts": rollouts, "model_lifetime": model_lifetime}.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        limits.check({"model_every": model_every, "rollouts": rollouts, "model_lifetime": model_lifetime})
         schedule = (horizon, horizon, 0, 0) if isinstance(horizon, int) else horizon
-        if len(schedule) != 4:
-            raise UserError(f"horizon must be a number or [from, to, first step, last step], got {horizon}")
+        if not (isinstance(schedule, Sequence) and [type(each) for each in schedule] == [int] * 4):
+            raise UserError(f"horizon must be a number or [from, to, first step, last step], got {horizon!r:.80}")
         self.horizon = MBPOSchedule(*schedule)
         self.model_every, self.rollouts, self.model_lifetime = model_every, rollouts, model_lifetime
         self.reward_unit = 1.0  # environment units in one of the learner's

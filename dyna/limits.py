@@ -49,6 +49,6 @@ def check(settings: Mapping[str, Any]) -> None:
             least, most = RANGES[name]
             fits = isinstance(value, Integral if name in _WHOLE else Real) and math.isfinite(value)
             if not (fits and least <= value <= most):
-                kind = "whole" if name in _WHOLE else "finite"
-                wanted = f"in [{least}, {most}]" if most < math.inf else f"a {kind} number from {least} on"
+                kind = "" if fits else "a whole number of " if name in _WHOLE else "a finite number of "
+                wanted = f"in [{least}, {most}]" if most < math.inf else f"{kind}at least {least}"
                 raise UserError(f"{name} must be {wanted}, got {value!r:.80}")

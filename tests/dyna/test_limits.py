@@ -17,7 +17,7 @@ from dyna.world_model import EnsembleSettings
 
 NAMES = (
     *("real_share", "batch_size", "buffer_size", "learning_starts", "gradient_steps", "gamma", "tau", "learning_rate"),
-    *("reward_fn", "termination_fn", "world_model"),
+    *("reward_fn", "termination_fn", "world_model", "model_every", "rollouts", "model_lifetime", "horizon"),
 )
 
 
