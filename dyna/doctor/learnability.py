@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from dyna.doctor import heldout
@@ -12,6 +14,7 @@ from dyna.errors import RunFailed
 
 LEAST = 500  # steps below which nothing is said
 GAIN = 0.3
+SMALL_GAIN, LEFT = 0.05, 0.25
 R2 = 0.5
 HALF = 0.5
 F1 = 0.7
@@ -38,7 +41,7 @@ def _may_hide(now: Foreseen, sample: Sample) -> bool:
     if len(rows) < LEAST:  # episodes of one step have no past
         return False
     error = now.state_error(sample.transitions, rows).amin(0)
-    return bool((error > GAIN).any()) or now.reward_r2(sample.transitions) < R2
+    return bool((error > SMALL_GAIN).any()) or now.reward_r2(sample.transitions) < R2
 
 
 def state(now: Foreseen, past: Foreseen | None, sample: Sample) -> Finding:
@@ -52,9 +55,10 @@ def state(now: Foreseen, past: Foreseen | None, sample: Sample) -> Finding:
     if past is None:
         return Finding("Markov state", "ok", seen)
     better = past.state_error(data, rows)
-    gain = (error - better).amin(0)
-    most = int(gain.argmax())
-    if gain[most] > GAIN:
+    gain, left = hidden(error, better)
+    found = (gain > GAIN) | ((gain > SMALL_GAIN) & (left < LEFT))
+    if found.any():
+        most = int(gain.where(found, -math.inf).argmax())
         before, after = (_foreseen(each[:, most].mean()) for each in (error, better))
         seen = f"of the change of {sample.names[most]}, {before} is foreseen, but {after} with one more past step"
         remedy = "observe what is hidden (a velocity, the last action), or wrap in FrameStackObservation"
@@ -65,6 +69,11 @@ def state(now: Foreseen, past: Foreseen | None, sample: Sample) -> Finding:
             "Markov state", "note", seen, "a world model helps little here; more --steps, if it is not chance"
         )
     return Finding("Markov state", "ok", seen)
+
+
+def hidden(now: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """What one more past step takes off the errors [FOLDS, S], and the share that it leaves: the worse fold's, [S]."""
+    return (now - past).amin(0), (past / now.clamp_min(1e-9)).amax(0)
 
 
 def reward(now: Foreseen, past: Foreseen | None, sample: Sample) -> Finding:

@@ -6,9 +6,13 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from dyna.config import RunConfig
-from dyna.doctor import Finding, examination, examine, exit_code, heldout
+from dyna.doctor import Finding, examination, examine, exit_code, heldout, learnability
+from dyna.doctor.heldout import Foreseen
+from dyna.doctor.sampling import Sample
+from dyna.types import Transitions
 from tests import bad_environments
 from tests.bad_environments import BROKEN, GOOD, HIDDEN, ODD, Cart, Endless, Slow
 
@@ -59,3 +63,48 @@ def test_a_fault_triggers_its_own_finding_alone(cls: type[Cart]) -> None:
 @pytest.mark.parametrize("cls", HIDDEN)
 def test_what_a_world_model_cannot_learn_is_found(cls: type[Cart]) -> None:
     assert severe(found(cls, steps=1_500)) == [(HIDDEN[cls], "warning")]
+
+
+ROWS = 4_000
+
+
+def walk() -> Sample:
+    """One long walk of chance, one number."""
+    steps = torch.randn(ROWS, 1, generator=torch.Generator().manual_seed(0))
+    there = steps.cumsum(0)
+    data = Transitions(there - steps, steps, there[:, 0], there, torch.zeros(ROWS))
+    never = torch.zeros(ROWS, dtype=torch.bool)
+    return Sample(data, never, torch.zeros(ROWS, dtype=torch.int64), ["x"], torch.tensor([True]), 1.0, [])
+
+
+def foreseen(sample: Sample, error: float) -> Foreseen:
+    """Every change foreseen but for a share of its variance."""
+    data = sample.transitions
+    noise = torch.randn(ROWS, 1, generator=torch.Generator().manual_seed(1))
+    change = data.next_obs - data.obs + noise * error**0.5
+    return Foreseen(torch.arange(ROWS), change, data.reward, data.terminated, torch.arange(ROWS) % heldout.FOLDS)
+
+
+@pytest.mark.parametrize(
+    ("now", "past", "verdict"),
+    [
+        (0.9, 0.5, "warning"),  # much more is foreseen
+        (0.2, 0.02, "warning"),  # almost all of what was not foreseen
+        (0.4, 0.25, "ok"),  # somewhat more: a past step also helps where the state is hard to learn
+        (0.03, 0.001, "ok"),  # next to nothing was missing
+        (0.9, 0.8, "note"),
+    ],
+)
+def test_the_past_must_tell_much_more_than_the_state(now: float, past: float, verdict: str) -> None:
+    sample = walk()
+    assert learnability.state(foreseen(sample, now), foreseen(sample, past), sample).verdict == verdict
+
+
+def test_a_reward_that_few_steps_hold_is_not_judged() -> None:
+    sample = walk()
+    paid = torch.zeros(ROWS)
+    paid[:5] = 100.0
+    rare = dataclasses.replace(sample, transitions=sample.transitions._replace(reward=paid))
+    said = foreseen(sample, 0.0)._replace(reward=torch.randn(ROWS))
+    assert learnability.reward(said, None, rare).verdict == "note"
+    assert learnability.reward(said, None, sample).verdict == "warning"
