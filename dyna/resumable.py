@@ -7,6 +7,7 @@ An environment that carries more may define `get_state() -> tree` and `set_state
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,8 +168,10 @@ class Actions:
         self._used -= 1
 
     def chunks(self) -> list[np.ndarray]:
-        """The actions in order, as few arrays."""
-        return [*self._full, self._last[: self._used].copy()] if self._used else list(self._full)
+        """The actions in order, one array for those in a row that are alike: where they were cut does not show."""
+        parts = [*self._full, self._last[: self._used]] if self._used else self._full
+        alike = itertools.groupby(parts, key=lambda part: (part.dtype, part.shape[1:]))
+        return [np.concatenate(list(group)) for _, group in alike]
 
     def clear(self) -> None:
         """Forget all; the newest array is used again."""

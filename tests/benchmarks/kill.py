@@ -17,14 +17,12 @@ import shutil
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from dyna import runs
 from dyna.config import RunConfig
-from dyna.errors import UserError
 from dyna.tables import table
 from tests.exactness import CASES, fingerprint, make
 
@@ -48,16 +46,13 @@ class Tally:
     hash: str
     seconds: float
     kills: int = 0
-    amid_saving: int = 0
-    before_checkpoint: int = 0
     ended: int = 0
     wrong: int = 0
 
     def row(self, case: str) -> tuple[str, ...]:
         """A row of the table."""
-        counts = self.kills, self.amid_saving, self.before_checkpoint, self.ended
         same = "yes" if not self.wrong else f"{self.wrong} were not"
-        return case, *map(str, counts), f"{self.seconds:.1f}", self.hash[:12], same
+        return case, str(self.kills), str(self.ended), f"{self.seconds:.1f}", self.hash[:12], same
 
 
 def main() -> int:
@@ -93,7 +88,6 @@ def disturb(context: ForkServerContext, case: str, kills: int, folder: Path) -> 
         run = trained(context, config, folder / "log", moment)
         if run is None:
             tally.kills += 1
-            look(config.runs, tally)
             continue
         tally.ended += 1
         tally.wrong += fingerprint(run) != tally.hash
@@ -124,15 +118,6 @@ def train(config: RunConfig, log: Path) -> None:
     from dyna.train import train
 
     train(config, progress=False)
-
-
-def look(folder: Path, tally: Tally) -> None:
-    """Note where the kill fell, as far as it can be seen on the disk."""
-    for run in runs.find_all(folder):
-        with suppress(UserError):
-            if run.status == "died":
-                tally.amid_saving += any(run.checkpoints.glob(".*.tmp"))
-                tally.before_checkpoint += not any(run.checkpoints.glob("[0-9]*"))
 
 
 if __name__ == "__main__":

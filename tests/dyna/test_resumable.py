@@ -385,3 +385,17 @@ def test_a_checked_environment_goes_on_behind_its_first_step() -> None:
     second.step(0)
     second.reset()
     second.step(0)
+
+
+def test_what_is_kept_of_actions_does_not_tell_how_they_came_to_be_kept() -> None:
+    once, again = Actions(), Actions()
+    for _ in range(200):  # an episode before, after which there is more room
+        again.add(np.zeros(1))
+    again.clear()
+    for actions in (once, again):
+        for step in range(100):
+            actions.add(np.array([step / 3]))
+    played_back = Actions(once.chunks()[:1])
+    played_back.add(np.array([7.0]))
+    assert same(once.chunks(), again.chunks())
+    assert [len(chunk) for chunk in played_back.chunks()] == [101]
