@@ -181,9 +181,12 @@ class AnyEnv(gym.Env[Any, Any]):
     """
 
     metadata = {"render_modes": []}
-    observation_space: spaces.Space[Any] = spaces.Dict(
+    observation_space: Any = spaces.Dict(
         {
             "place": spaces.Box(-10.0, 10.0, (1, 1)),
+            "half": spaces.Box(-10.0, 10.0, (1,), np.float16),
+            "steps": spaces.Box(-(2**40), 2**40, (), np.int64),
+            "map": spaces.Box(0, 255, (2, 2), np.uint8),
             "side": spaces.Discrete(2, start=-1),
             "near": spaces.Tuple((spaces.MultiBinary(1), spaces.MultiDiscrete([4]))),
         }
@@ -207,7 +210,14 @@ class AnyEnv(gym.Env[Any, Any]):
 
     def obs(self) -> Any:
         near = np.array([abs(self.place) < 1.0], np.int8), np.array([min(3, int(abs(self.place)))])
-        return {"place": np.array([[self.place]], np.float32), "side": int(self.place > 0) - 1, "near": near}
+        return {
+            "place": np.array([[self.place]], np.float32),
+            "half": np.array([self.place], np.float16),
+            "steps": np.int64(self.steps),
+            "map": np.full((2, 2), int(10 * abs(self.place)), np.uint8),
+            "side": int(self.place > 0) - 1,
+            "near": near,
+        }
 
 
 class AnyDiscreteEnv(AnyEnv):
@@ -248,3 +258,47 @@ class FailingEnv(ProbeEnv):
     def outcome(self, action: float) -> tuple[float, bool]:
         self.obs = (self.obs + np.float32(action) / 4).astype(np.float32)
         return float(self.obs[0]), False
+
+
+class CategoriesEnv(AnyDiscreteEnv):
+    """The same, but what cannot be counted is not observed: a table may hold the rest."""
+
+    observation_space = spaces.Dict({key: AnyEnv.observation_space[key] for key in ("side", "near")})
+
+    def obs(self) -> Any:
+        return {key: value for key, value in super().obs().items() if key in ("side", "near")}
+
+
+class EndlessEnv(AnyEnv):
+    """The same, drawn back to the middle: it never ends and has no time limit."""
+
+    limit = -1
+
+    def moved(self, action: Any) -> float:
+        return super().moved(action) - 0.8 * self.place
+
+
+class UnevenEnv(AnyEnv):
+    """Remembers what it was handed; one small whole number is all it observes, the reward is the second action."""
+
+    observation_space = spaces.Box(0, 200, (1,), np.uint8)
+
+    def __init__(self) -> None:
+        self.handed: list[Any] = []
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.handed.append(np.array(action))
+        obs, _, *rest = super().step(action)
+        return obs, float(action[1]), *rest
+
+    def obs(self) -> Any:
+        return np.array([int(100 + 10 * self.place)], np.uint8)
+
+
+class ImageEnv(AnyDiscreteEnv):
+    """The same, seen as a picture."""
+
+    observation_space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+    def obs(self) -> Any:
+        return np.full((36, 36, 3), int(128 + 10 * self.place), np.uint8)
