@@ -103,8 +103,15 @@ class RejectAll(_Thresholdless):
         return Step(Outcome(at.obs, zero, zero), zero, no, no, at.memory)
 
 
+class _Portable:
+    """The part of a rule that holds thresholds: they are pickled for any device, and follow the rollouts to theirs."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value.cpu() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+
+
 @dataclass(eq=False)
-class Infoprop:
+class Infoprop(_Portable):
     """Stop where the ensemble loses too much information about the true step (Frauenknecht et al. 2025).
 
     The next state is drawn from the fused estimate, so that disagreement does not widen the distribution:
@@ -173,7 +180,7 @@ class Infoprop:
 
 
 @dataclass(eq=False)
-class Macura(_Thresholdless):
+class Macura(_Portable, _Thresholdless):
     """Stop where the members disagree more than at real states (Frauenknecht et al. 2024).
 
     Uncertainty is the mean pairwise geometric Jensen-Shannon divergence, in nats. A row whose uncertainty reaches xi

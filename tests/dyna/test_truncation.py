@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -306,3 +307,14 @@ def test_a_rule_is_made_from_a_mapping_or_is_itself() -> None:
 def test_a_wrong_spec_fails_in_one_sentence(spec: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         truncation(spec)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", [Infoprop(), Macura()])
+def test_a_calibrated_rule_is_pickled_for_any_device(rule: Infoprop | Macura, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule.load_state_dict({name: torch.ones(2) for name in ("scale", "step_limit", "path_limit", "quantiles")})
+    brought = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: brought.append(tensor) or cpu(tensor))
+    again = pickle.loads(pickle.dumps(rule))
+    assert len(brought) == len(rule.state_dict()) > 0
+    assert again.state_dict().keys() == rule.state_dict().keys()
