@@ -276,7 +276,7 @@ class Seam(BaseCallback):
         return waited >= 2 * every or all(recorder.steps == 0 for recorder in self._recorders)
 
     def _on_step(self) -> bool:
-        self._failures.note(self.locals.get("infos", ()))
+        self._failures.note(self.locals)
         if self._meter.is_due:
             self.show()
         return True

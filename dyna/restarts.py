@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from dyna.errors import UserError
 from dyna.guard import ActionRefused, EnvironmentFailed
@@ -26,10 +27,9 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
     """Ends the episode in which the environment fails, so that the next one begins; lies outside the monitor.
 
     The step that failed is told as a step of reward 0 that a time limit cuts at the last observation there was, with
-    the failure in its info; nobody else may learn from it as it stands, so `forget` takes it out of a replay buffer. To
-    an on-policy algorithm, which keeps no next states, it is what it is told as: the value of the last observation is
-    bootstrapped. The monitor does not count the episode: it is in no return, length or `monitor.csv`. Where the
-    environment fails ten times in a row without a completed step, the failure is raised.
+    the failure in its info; nobody may learn from it as it stands, and `Failures` sees to that. The monitor does not
+    count the episode: it is in no return, length or `monitor.csv`. Where the environment fails ten times in a row
+    without a completed step, the failure is raised.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -81,10 +81,16 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Failures:
-    """What a training does about the episodes that its environments drop."""
+    """What a training does about the episodes that its environments drop.
+
+    Nothing is learnt from the step that failed: in a replay buffer the last true step stands in its place (`forget`);
+    in a rollout its advantage is 0 and its return is its value. The steps before it did happen, and are learnt from as
+    those of an episode that a time limit cut.
+    """
 
     def __init__(self, model: BaseAlgorithm, layers: list[Restarting]) -> None:
         self._layers, self._buffer = layers, replay_of(model)
+        self._gamma = model.gamma if isinstance(model, OnPolicyAlgorithm) else None
         self._told = 0
         self._steps: list[tuple[int, int]] = []  # place in the buffer, environment
         if layers and getattr(model, "optimize_memory_usage", False):
@@ -98,14 +104,17 @@ class Failures:
         """Failures so far, each of which dropped an episode."""
         return sum(layer.dropped for layer in self._layers)
 
-    def note(self, infos: Sequence[Mapping[str, Any]]) -> None:
-        """Remember the failures among the infos of a step that is about to be stored; the first is told."""
-        failed = [i for i, info in enumerate(infos) if DROPPED in info]
+    def note(self, step: Mapping[str, Any]) -> None:
+        """Look for failures in a step that is about to be stored, SB3's locals at `on_step`; the first is told."""
+        failed = [i for i, info in enumerate(step.get("infos", ())) if DROPPED in info]
         if failed and not self._told:
-            say(f"an episode was dropped, further ones are only counted: {infos[failed[0]][DROPPED]}")
+            say(f"an episode was dropped, further ones are only counted: {step['infos'][failed[0]][DROPPED]}")
         self._told += len(failed)
         if self._buffer is not None:
             self._steps += [(self._buffer.pos, i) for i in failed]
+        if self._gamma is not None:
+            for i in failed:  # SB3 adds the discounted value of the last observation, which is the one before the step
+                step["rewards"][i] = (1.0 - self._gamma) * float(step["values"][i])
 
     def forget(self) -> None:
         """Take the failed steps out of the replay buffer; before anything is learnt from it or saved."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 
 from dyna import agents, checkpoint, envs, restarts, runs, tables
@@ -16,7 +17,7 @@ from dyna.config import RunConfig
 from dyna.errors import RunFailed, UserError
 from dyna.evaluate import play
 from dyna.guard import ActionRefused, EnvironmentFailed, Guarded
-from dyna.restarts import ATTEMPTS, DROPPED, Restarting
+from dyna.restarts import ATTEMPTS, DROPPED, Failures, Restarting
 from dyna.train import train
 from dyna.tree import same
 from tests.dyna.test_any_environment import make, small
@@ -185,6 +186,45 @@ def test_the_law_of_true_steps_sees_a_failed_one(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(restarts, "forget", lambda buffer, step, i: None)
     with pytest.raises(AssertionError):
         check(rows(go(failing("sac", tmp_path))))
+
+
+class Watched(BaseCallback):
+    """Does what the trainer does about failures, and keeps what a rollout says of the steps that failed."""
+
+    def __init__(self, noting: bool) -> None:
+        super().__init__()
+        self.noting = noting
+        self.failed: list[tuple[int, int]] = []
+        self.advantages: list[float] = []
+        self.gains: list[float] = []
+
+    def _init_callback(self) -> None:
+        self.failures = Failures(self.model, envs.layers(self.training_env, Restarting))
+
+    def _on_step(self) -> bool:
+        if self.noting:
+            self.failures.note(self.locals)
+        failed = [i for i, info in enumerate(self.locals["infos"]) if DROPPED in info]
+        self.failed += [(self.model.rollout_buffer.pos, i) for i in failed]  # type: ignore[attr-defined]
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer: RolloutBuffer = self.model.rollout_buffer  # type: ignore[attr-defined]
+        self.advantages += [buffer.advantages[at] for at in self.failed]
+        self.gains += [buffer.returns[at] - buffer.values[at] for at in self.failed]
+        self.failed.clear()
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c", "trpo"])
+@pytest.mark.parametrize("noting", [True, False])
+def test_a_rollout_teaches_nothing_by_a_step_that_failed(algo: str, noting: bool, tmp_path: Path) -> None:
+    config = failing(algo, tmp_path)
+    model = agents.make(config, envs.make(config))
+    watched = Watched(noting)
+    model.learn(600, callback=watched)
+    assert len(watched.advantages) >= 10
+    nothing = np.allclose(watched.advantages, 0.0, atol=1e-6) and np.allclose(watched.gains, 0.0, atol=1e-6)
+    assert nothing == noting
 
 
 @pytest.mark.parametrize("algo", ["sac", "mbpo", "ppo", "ars"])
