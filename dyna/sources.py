@@ -25,6 +25,7 @@ SILENT = frozenset(
 """Modules of the engine that only tell, store, or read settings, which are compared by themselves."""
 
 
+@functools.cache  # a process runs what it has imported, whatever happens to the files
 def code_version(algo: str, env: str) -> str:
     """The toolkit's version and a hash of everything that can change what an algorithm learns in an environment.
 

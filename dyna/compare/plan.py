@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Literal, TypeAlias
 
-from dyna import checkpoint, runs, sources
+from dyna import checkpoint, runs
 from dyna.compare.grids import Cell
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.runs import Run
+from dyna.sources import code_version
 
 FOLDER = "comparisons"
 State: TypeAlias = Literal["finished", "resumable", "elsewhere", "missing"]
@@ -75,12 +75,6 @@ def _state(run: Run) -> State:
     if status == "finished":
         return "finished"
     return "resumable" if checkpoint.steps(run.checkpoints) else "missing"
-
-
-@functools.cache
-def code_version(algo: str, env: str) -> str:
-    """`sources.code_version`, asked once a process."""
-    return sources.code_version(algo, env)
 
 
 class Rates:

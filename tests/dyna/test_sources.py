@@ -27,6 +27,7 @@ def version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     cart, wheels = f"cart_{tmp_path.name}", f"wheels_{tmp_path.name}"
 
     def of(text: str, algo: str = "sac", grip: float = 1.0) -> str:
+        sources.code_version.cache_clear()  # as in a new process
         (tmp_path / f"{wheels}.py").write_text(f"grip = {grip}")
         (tmp_path / f"{cart}.py").write_text(text.replace("wheels", wheels))
         return sources.code_version(algo, f"{cart}:Cart")
@@ -45,6 +46,7 @@ def test_what_can_change_learning_counts(version, monkeypatch: pytest.MonkeyPatc
     assert version(CART.replace("1.0", "2.0")) != before
     assert version(CART, grip=2.0) != before
     assert version(CART, "mbpo") != before
+    sources.code_version.cache_clear()
     monkeypatch.setattr(sources, "_version", lambda package: "another release")
     assert version(CART) != before
 
