@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,12 @@ def test_episodes_may_be_as_short_as_a_step(algo: str, env: str, tmp_path: Path)
 
 
 def test_sac_learns_among_millions_and_millionths_where_they_are_normalised(tmp_path: Path) -> None:
-    config = make("sac", tmp_path, env="tests.dyna.test_units:FarEnv", normalize=True)
-    run = go(config)
-    assert run.summary()["status"] == "finished"
-    low, high = (1e6 * bound for bound in (-4.0, 0.0))  # of -(action - target)^2, in the environment's own units
-    assert low <= run.summary()["final_return_mean"] <= high
+    more = {"learning_rate": 3e-3, "batch_size": 64, "buffer_size": 1_000, "policy_kwargs": {"net_arch": [32]}}
+    config = make("sac", tmp_path, env="tests.dyna.test_units:FarEnv", normalize=True, n_envs=1, steps=450)
+    config = dataclasses.replace(
+        config, hyperparameters=small("sac") | more, eval_every=450, eval_episodes=50, checkpoint_every=450
+    )
+    assert go(config).summary()["final_return_mean"] > -1e5  # an action that is always 0 has -1e6 / 3
 
 
 def test_actions_are_in_minus_one_to_one_everywhere_but_at_the_environment() -> None:
