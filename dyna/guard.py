@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dyna.errors import RunFailed
+from dyna.progress import say
 
 FLOAT32 = float(np.finfo(np.float32).max)
 _SAFE_SQUARE = 1e76  # the sum of squares up to which every number is finite in float32
@@ -45,7 +47,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
             raise self._failed("reset", _raised(error)) from error
         if wrong:
             raise self._failed("reset", f"returned {wrong}")
-        return result
+        return self._own(result[0]), result[1]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Gymnasium's step."""
@@ -56,10 +58,21 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
             wrong = wrong or fault(self._observations, result[0])
             if not wrong:
                 obs, reward, terminated, truncated, info = result
-                return obs, float(reward), bool(terminated), bool(truncated), info
+                return self._own(obs), float(reward), bool(terminated), bool(truncated), info
         except Exception as error:
             raise self._failed(f"step({shown(action)})", _raised(error)) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
+
+    def close(self) -> None:
+        """Gymnasium's close; what it raises is said, for nothing depends on it any more."""
+        try:
+            self.env.close()
+        except Exception as error:
+            say(f"{type(self.unwrapped).__name__}.close {_raised(error)}")
+
+    def _own(self, obs: Any) -> Any:
+        """A copy: some environments write the next observation, or that of the next episode, into the same array."""
+        return np.array(obs) if isinstance(self._observations, spaces.Box) else copy.deepcopy(obs)
 
     def _admitted(self, action: Any) -> Any:
         space = self._actions

@@ -47,7 +47,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
             except EnvironmentFailed as failure:
                 self._note(failure)
             else:
-                self._obs = np.array(obs)  # a copy, which a step that fails cannot change
+                self._obs = obs
                 return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -60,7 +60,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
             self._note(failure)
             return self._obs, 0.0, False, True, {DROPPED: str(failure)}
         self._in_a_row = 0
-        self._obs = np.array(obs)
+        self._obs = obs
         return obs, reward, terminated, truncated, info
 
     def state(self) -> dict[str, Tree]:
@@ -71,7 +71,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
         """Put back what `state` returned, if anything did; obs is the last observation of a run that goes on."""
         if state is not None:
             self.dropped, self.last_failure, self._in_a_row = (state[name] for name in self.state())
-        self._obs = np.array(obs)
+        self._obs = obs
 
     def _note(self, failure: EnvironmentFailed) -> None:
         self.dropped, self._in_a_row = self.dropped + 1, self._in_a_row + 1

@@ -168,3 +168,23 @@ def test_an_action_that_misses_its_bounds_by_rounding_is_put_on_them() -> None:
     inside = np.array([0.1, 5.0], np.float32)
     guarded.step(inside)
     assert env.action is inside
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-np.inf, np.inf, (2,)), spaces.Dict({"a": spaces.Box(-1, 1, (2,))})])
+def test_an_observation_stays_what_it_was_though_its_array_is_used_again(space: spaces.Space[Any]) -> None:
+    array = np.zeros(2, np.float32)
+    seen = {"a": array} if isinstance(space, spaces.Dict) else array
+    env = Scripted(lambda: (seen, 0.0, True, False, {}), lambda: (seen, {}))
+    env.observation_space = space  # type: ignore[assignment]
+    guarded = Guarded(env)
+    given = [guarded.reset()[0], guarded.step(0)[0]]
+    array += 1
+    for obs in given:
+        np.testing.assert_array_equal(obs["a"] if isinstance(obs, dict) else obs, 0.0)
+
+
+def test_what_closing_raises_is_said_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    env = Scripted(well)
+    env.close = fail  # type: ignore[method-assign]
+    Guarded(env).close()
+    assert capsys.readouterr().err == "Scripted.close raised ZeroDivisionError: boom\n"
