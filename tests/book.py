@@ -99,9 +99,8 @@ def updates_until_solved(learner: str, learning_rate: float, resolution: int, ru
     (grid,) = grids("dyna/DynaMaze-v0", resolution=resolution)
     maze = World(*world(grid))
     episodes = {"dyna": _dyna_episodes, "sweeping": _sweeping_episodes}[learner]
-    return np.array(
-        [_updates(episodes(grid, maze, learning_rate, n, run), grid, maze, resolution) for run in range(runs)]
-    )
+    limit = 1.2 * SHORTEST * resolution
+    return np.array([_updates(episodes(grid, maze, learning_rate, n, run), grid, maze, limit) for run in range(runs)])
 
 
 def _updates(episodes: Iterator[tuple[int, np.ndarray]], grid: Grid, maze: World, limit: float) -> int:
