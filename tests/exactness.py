@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "n_envs": 2,
     },
     "q-learning": {"algo": "q-learning", "env": "FrozenLake-v1"},
-    "dyna-q, two environments": {"algo": "dyna-q", "env": "Blackjack-v1", "n_envs": 2},  # its table outgrows its room
+    "dyna-q, two environments": {"algo": "dyna-q", "env": "Blackjack-v1", "n_envs": 2},
     "dyna-q-plus, a maze that changes": {
         "algo": "dyna-q-plus",
         "env": "dyna/BlockingMaze-v0",

@@ -1,7 +1,7 @@
 """The figures of Sutton & Barto 2018, chapter 8, by simulated means and their 99 % bands.
 
-A band that was stated for the mean of some runs is narrowed to the larger number of runs that is made here. The seeds are
-fixed, so that no luck is left in it.
+A band that was stated for the mean of some runs is narrowed to the larger number of runs that is made here. The seeds
+are fixed, so that no luck is left in it.
 """
 
 from __future__ import annotations
