@@ -112,6 +112,8 @@ def _learn(model: BaseAlgorithm, seam: Seam, steps: int, start: int) -> bool:
     try:
         if start < steps:
             model.learn(steps, callback=seam)
+            if model.use_sde:  # checkpoints hold a rollout's start, where SB3 has just drawn its noise
+                model.policy.reset_noise(model.n_envs)  # type: ignore[operator]
         else:  # it died after its last step
             seam.restore()
     except Stop as stop:
