@@ -364,7 +364,7 @@ ODD = {
     OutOfBounds: "observation bounds",
     FlagOfInt: "terminated flag",
     RewardOfArray: "reward type",
-    OneArray: "observation memory",
+    OneArray: "gymnasium's checker",
     AnyStart: "seeding",
     AnyWind: "seeding",
     KeepsSpeed: "reset",

@@ -76,10 +76,9 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
     def _judge_observation(self, obs: Any) -> None:
         for name, box, value in _boxes(self.observation_space, obs, "obs"):
             array = np.asarray(value)
-            if not isinstance(value, np.ndarray) or not np.can_cast(array.dtype, box.dtype):
-                kind = array.dtype if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+            if not np.can_cast(array.dtype, box.dtype):
                 remedy = f"np.asarray({name}, np.{box.dtype}), or set the space's dtype"
-                self.note("observation dtype", f"{name} is {kind}, its space has {box.dtype}", remedy)
+                self.note("observation dtype", f"{name} is {array.dtype}, its space has {box.dtype}", remedy)
             outside = (array < box.low) | (array > box.high)
             if outside.any():
                 at = tuple(map(int, np.argwhere(outside)[0]))

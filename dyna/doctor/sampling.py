@@ -20,7 +20,6 @@ from dyna.types import Transitions
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Row = tuple[Numbers, Numbers, float, Numbers, bool, bool, int]
-LOOKED_AT = 200  # steps whose observations are looked at a second time
 
 
 @dataclass(frozen=True)
@@ -58,23 +57,18 @@ def collect(
     """Play random actions for some steps, or seconds if they are over before; raises Broken."""
     watched, space = Watched(env), env.observation_space
     env.action_space.seed(seed)
-    obs, _ = watched.reset(seed=seed)
-    flat, rows = flatten(space, obs), list[Row]()
+    obs, rows = flatten(space, watched.reset(seed=seed)[0]), list[Row]()
     episode, spent, began = 0, 0.0, time.perf_counter()
     while len(rows) < steps and time.perf_counter() - began < seconds:
         action = env.action_space.sample()
         before = time.perf_counter()
-        next_obs, reward, terminated, truncated, _ = watched.step(action)
+        after, reward, terminated, truncated, _ = watched.step(action)
         spent += time.perf_counter() - before
-        if len(rows) < LOOKED_AT and not np.array_equal(flatten(space, obs), flat):
-            seen = "step() wrote into an observation that was returned before"
-            watched.note("observation memory", seen, "return obs.copy()")
-        row = (flat, scaled(env.action_space, action), reward, flatten(space, next_obs), terminated, truncated, episode)
-        rows.append(row)
-        obs, flat = next_obs, row[3]
+        next_obs = flatten(space, after)
+        rows.append((obs, scaled(env.action_space, action), reward, next_obs, terminated, truncated, episode))
+        obs = next_obs
         if terminated or truncated:
-            obs, _ = watched.reset()
-            flat, episode = flatten(space, obs), episode + 1
+            obs, episode = flatten(space, watched.reset()[0]), episode + 1
         show(len(rows))
     return _sample(space, rows, spent, watched.oddities())
 

@@ -10,10 +10,10 @@ from dyna.doctor.sampling import Sample
 
 # Inputs of a plain network should be about 1. At a hundred, its first layer starts a hundred times too loud; at a
 # thousandth, Adam's steps of 3e-4 need thousands of updates until a weight has grown enough to hear the dimension.
-# World models, and what VecNormalize wraps, bring every dimension to one size themselves.
+# Model-based algorithms here bring far dimensions to one size themselves, and refuse VecNormalize.
 LOUD, QUIET = 1e2, 1e-3
 ALIKE = 1e-9  # below 1 that a correlation of copies may be: float32 costs 1e-14, the sine of a small angle 1e-6
-NORMALIZE = "divide in the environment, or --normalize true"
+NORMALIZE = "divide in the environment, or --normalize true with an algorithm that learns no world model"
 
 
 def examine(sample: Sample) -> list[Finding]:
@@ -64,7 +64,7 @@ def rewards(sample: Sample) -> Finding:
         # a price on each step is how tasks are posed that a goal ends; no reward at all is more often a mistake
         return Finding("reward", "note" if size else "warning", seen, remedy)
     if size > LOUD or 0 < size < QUIET:
-        remedy = f"divide by about {size:.1g}, or --normalize true"
+        remedy = f"divide by about {size:.1g} in the environment"
         return Finding("reward scale", "warning", f"root mean square {size:.3g}", remedy)
     seen = f"mean {float(reward.mean()):.3g}, from {float(reward.min()):.3g} to {float(reward.max()):.3g}"
     return Finding("reward", "ok", seen)
