@@ -20,6 +20,8 @@ from dyna.kernels.random import below, uniform
 Numbers = npt.NDArray[np.int32]  # of states, pairs and outcomes: half the memory is half the time
 
 NONE = -1
+Index = np.uintp  # numba asks of each signed index whether it is negative, which halves the speed of the loops below
+AT_ONCE = 64  # planned steps that are drawn before they are learnt from: the processor overlaps what is alike
 CLOCK, STATES, OUTCOMES = 0, 1, 2  # places in `counters`
 
 
@@ -116,9 +118,10 @@ def choose(preferences: Doubles, epsilon: float, random: Random) -> int:
 @compiled
 def value(q: Doubles, state: int, n_actions: int) -> float:
     """The highest action value of a state; q is `values`, flat."""
-    highest = q[state * n_actions]
-    for pair in range(state * n_actions + 1, (state + 1) * n_actions):
-        highest = max(highest, q[pair])
+    first, n = Index(state) * Index(n_actions), Index(n_actions)
+    highest = q[first]
+    for pair in range(first + Index(1), first + n):
+        highest = q[pair] if q[pair] > highest else highest  # max() would branch
     return float(highest)
 
 
@@ -233,22 +236,33 @@ def plan(
 
     Each reward has the bonus kappa * `longing`. Sutton & Barto 2018, sections 8.2 and 8.3.
     """
-    q, n_actions, state = values.reshape(-1), values.shape[1], random[0]
-    for _ in range(n):
-        state, i = below(state, table.counters[STATES])
-        s = table.known[i]
+    q, n_actions = values.reshape(-1), values.shape[1]
+    drawn = np.empty(min(n, AT_ONCE), np.int32)
+    for done in range(0, n, AT_ONCE):
+        some = min(n - done, AT_ONCE)
+        _draw_outcomes(table, drawn[:some], n_actions, random)
+        for i in range(some):
+            outcome = Index(drawn[i])
+            pair, reward = Index(table.pair[outcome]), table.reward[outcome]
+            if kappa != 0.0:
+                reward += kappa * longing(table, pair)
+            q[pair] += learning_rate * (reward + gamma * value(q, table.next_state[outcome], n_actions) - q[pair])
+
+
+@compiled
+def _draw_outcomes(table: Table, drawn: Numbers, n_actions: int, random: Random) -> None:
+    state, n_states = random[0], table.counters[STATES]
+    for k in range(len(drawn)):
+        state, i = below(state, n_states)
+        s = Index(table.known[Index(i)])
         state, i = below(state, table.n_pairs[s])
-        pair = table.pairs[s * n_actions + i]
-        outcome = table.first[pair]
-        if table.after[outcome] != NONE:
-            state, i = below(state, table.visits[pair])
+        outcome = table.first[Index(table.pairs[s * Index(n_actions) + Index(i)])]
+        if table.after[Index(outcome)] != NONE:
+            state, i = below(state, table.visits[table.pair[outcome]])
             while i >= table.seen[outcome]:
                 i -= table.seen[outcome]
                 outcome = table.after[outcome]
-        reward = table.reward[outcome]
-        if kappa != 0.0:
-            reward += kappa * longing(table, pair)
-        q[pair] += learning_rate * (reward + gamma * value(q, table.next_state[outcome], n_actions) - q[pair])
+        drawn[k] = outcome
     random[0] = state
 
 
