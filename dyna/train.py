@@ -125,9 +125,10 @@ def _learn(model: BaseAlgorithm, seam: Seam, steps: int, start: int) -> bool:
 
 def _finish(run: Run, model: BaseAlgorithm, seam: Seam, *, interrupted: bool) -> None:
     seam.health.check()
-    if run.config.eval_every and not interrupted and seam.evaluated_at != model.num_timesteps:
+    is_due = run.config.eval_every and not interrupted and seam.evaluated_at != model.num_timesteps
+    if is_due:
         seam.evaluate()
-    if seam.saved_at != model.num_timesteps:
+    if is_due or seam.saved_at != model.num_timesteps:
         seam.save()
     agents.save(model, run.path / LAST)
     seam.summarize(status="interrupted" if interrupted else "finished")

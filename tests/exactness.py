@@ -29,8 +29,8 @@ CASES: dict[str, dict[str, Any]] = {
     "td3, correlated noise": {"algo": "td3", "hyperparameters": {**OFF, **OU}, "n_envs": 2},
     "crossq": {"algo": "crossq", "hyperparameters": OFF},
     "dqn": {"algo": "dqn", "hyperparameters": OFF, "env": "CartPole-v1"},
-    "ddpg": {"algo": "ddpg", "hyperparameters": OFF, "steps": 240},
-    "tqc": {"algo": "tqc", "hyperparameters": OFF, "steps": 240},
+    "ddpg": {"algo": "ddpg", "hyperparameters": OFF},
+    "tqc": {"algo": "tqc", "hyperparameters": OFF},
     "qrdqn": {"algo": "qrdqn", "hyperparameters": OFF, "env": "CartPole-v1"},
     "a2c": {"algo": "a2c", "hyperparameters": NET, "env": "CartPole-v1"},
     "trpo": {"algo": "trpo", "hyperparameters": {**NET, "n_steps": 32, "batch_size": 32}, "env": "CartPole-v1"},
@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def make(runs_folder: Path, case: str) -> RunConfig:
-    settings: dict[str, Any] = {"env": "Pendulum-v1", "steps": 300, **CASES[case]}
+    settings: dict[str, Any] = {"env": "Pendulum-v1", "steps": 240, **CASES[case]}
     return RunConfig(**settings, eval_every=70, eval_episodes=1, checkpoint_every=45, device="cpu", runs=runs_folder)
 
 

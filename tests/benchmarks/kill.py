@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -100,14 +101,12 @@ def trained(context: ForkServerContext, config: RunConfig, log: Path, moment: fl
     process = context.Process(target=train, args=(config, log))
     process.start()
     process.join(moment)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return None
-    if process.exitcode != 0:
+    process.kill()
+    process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
         raise SystemExit(f"a run failed by itself: {log.read_text()}")
-    (run,) = (run for run in runs.find_all(config.runs) if run.status == "finished")
-    return run
+    finished = [run for run in runs.find_all(config.runs) if run.status == "finished"]
+    return finished[0] if finished else None  # a kill may come when all is written and the process is about to end
 
 
 def train(config: RunConfig, log: Path) -> None:

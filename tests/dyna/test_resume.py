@@ -166,7 +166,7 @@ def test_schedules_that_an_extension_stretches_are_told(tmp_path: Path, capsys: 
     run = train(config, progress=False)
     assert "went by" not in capsys.readouterr().err
     train(replace(config, steps=400), resume=run.path, progress=False)
-    said = "exploration_schedule went by a run of 300 steps and now go by one of 400"
+    said = "exploration_schedule went by a run of 240 steps and now go by one of 400"
     assert said in capsys.readouterr().err
 
 
