@@ -28,8 +28,8 @@ class Numbering:
         if not is_of_categories(space):
             raise UserError(
                 f"a table has a row for each state, which {space} does not count: its observations must be Discrete, "
-                "MultiDiscrete or MultiBinary, or Tuples and Dicts of these, so use dqn or mbpo, or round what is "
-                "observed with gymnasium.wrappers.TransformObservation"
+                "MultiDiscrete or MultiBinary, or Tuples and Dicts of these, so choose an algorithm with networks "
+                "(`dyna list algorithms`), or round what is observed with gymnasium.wrappers.TransformObservation"
             )
         self.space = space
         sizes = [size for _, leaf in leaves(space) for size in _sizes(leaf)]
