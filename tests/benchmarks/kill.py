@@ -47,13 +47,22 @@ class Tally:
     hash: str
     seconds: float
     kills: int = 0
+    amid_saving: int = 0
+    early: int = 0
     ended: int = 0
     wrong: int = 0
 
     def row(self, case: str) -> tuple[str, ...]:
         """A row of the table."""
         same = "yes" if not self.wrong else f"{self.wrong} were not"
-        return case, str(self.kills), str(self.ended), f"{self.seconds:.1f}", self.hash[:12], same
+        counts = (self.kills, self.amid_saving, self.early, self.ended)
+        return case, *map(str, counts), f"{self.seconds:.1f}", self.hash[:12], same
+
+    def note_kill(self, folder: Path, since: float) -> None:
+        """Count a kill by what the process, which began at a time, has left in the folder of runs."""
+        self.kills += 1
+        self.amid_saving += any(path.stat().st_mtime >= since for path in folder.rglob(".*.tmp"))
+        self.early += not any(folder.glob("*/*/*/checkpoint/[0-9]*"))
 
 
 def main() -> int:
@@ -69,6 +78,7 @@ def main() -> int:
     for i, case in enumerate(arguments.only):
         share = arguments.kills * (i + 1) // len(arguments.only) - arguments.kills * i // len(arguments.only)
         tallies[case] = disturb(context, case, share, folder / str(i))
+        print(f"{case}: {share} kills, the same: {tallies[case].row(case)[-1]}", file=sys.stderr, flush=True)
     table(COLUMNS, (tally.row(case) for case, tally in tallies.items()))
     wrong = any(tally.wrong for tally in tallies.values())
     if not (wrong or arguments.keep):
@@ -86,9 +96,10 @@ def disturb(context: ForkServerContext, case: str, kills: int, folder: Path) -> 
     while True:
         config = make(folder / str(tally.ended), case)
         moment = random.uniform(0, tally.seconds) if tally.kills < kills else None
+        began = time.time()
         run = trained(context, config, folder / "log", moment)
         if run is None:
-            tally.kills += 1
+            tally.note_kill(config.runs, began)
             continue
         tally.ended += 1
         tally.wrong += fingerprint(run) != tally.hash
