@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Activation = Callable[[Tensor], Tensor]
-BLOCK = 256  # rows
+Affine = Callable[[Tensor, Tensor, Tensor], Tensor]  # bias, x, weight -> x @ weight + bias
+MANY = 512  # rows a member from which members are computed one after the other
+BLOCK = 1024  # rows
 
 
 def silu(x: Tensor) -> Tensor:
@@ -78,16 +80,20 @@ class EnsembleMLP(nn.Module):
         ]
         if x.dim() == 2:
             x = x.expand(len(layers[0][0]), *x.shape)
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return self._through(x, layers)
-        # block by block, so that the activations stay in the cache: twice as fast for large batches
-        return torch.cat([self._through(block, layers) for block in torch.split(x, BLOCK, dim=1)], dim=1)
+        if torch.is_grad_enabled() or x.device.type != "cpu" or x.shape[1] < MANY:
+            return self._through(x, layers, torch.baddbmm)
+        # member by member and block by block, so that the activations stay in a core's cache: up to twice as fast
+        return torch.stack([self._in_blocks(rows, layers, member) for member, rows in enumerate(x)])
 
-    def _through(self, x: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _in_blocks(self, x: Tensor, layers: list[tuple[Tensor, Tensor]], member: int) -> Tensor:
+        own = [(bias[member], weight[member]) for bias, weight in layers]
+        return torch.cat([self._through(block, own, torch.addmm) for block in torch.split(x, BLOCK)])
+
+    def _through(self, x: Tensor, layers: list[tuple[Tensor, Tensor]], affine: Affine) -> Tensor:
         for bias, weight in layers[:-1]:
-            x = torch.baddbmm(bias, x, weight)
+            x = affine(bias, x, weight)
             if self.layer_norm:
                 x = functional.layer_norm(x, x.shape[-1:])
             x = self.activation(x)
         bias, weight = layers[-1]
-        return torch.baddbmm(bias, x, weight)
+        return affine(bias, x, weight)
