@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
 
 from dyna.errors import UserError
+from dyna.guard import shown
 from dyna.kernels import Indices
 from dyna.spaces import leaves
 
@@ -21,7 +22,8 @@ KINDS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 class Numbering:
     """Numbers the observations of a space of categories from 0 to n - 1, by mixed radix: the last part counts fastest.
 
-    It takes Discrete, MultiDiscrete and MultiBinary, and Tuples and Dicts of these; raises UserError for other spaces.
+    It takes Discrete, MultiDiscrete and MultiBinary, and Tuples and Dicts of these. Raises UserError for other spaces,
+    and for an observation outside the space.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -32,14 +34,17 @@ class Numbering:
                 "(`dyna list algorithms`), or round what is observed with gymnasium.wrappers.TransformObservation"
             )
         self.space = space
-        sizes = [size for _, leaf in leaves(space) for size in _sizes(leaf)]
-        self.n = math.prod(sizes)
-        self._weights = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+        self._sizes = [size for _, leaf in leaves(space) for size in _sizes(leaf)]
+        self.n = math.prod(self._sizes)
 
     def __call__(self, obs: Any) -> Indices:
         """The number of one observation [], or those of a batch [B] as SB3's vectorised environments give it."""
-        parts = zip(_parts(self.space, obs), self._weights, strict=True)
-        return np.asarray(sum(part * weight for part, weight in parts), np.int64)
+        number = np.zeros((), np.int64)
+        for part, size in zip(_parts(self.space, obs), self._sizes, strict=True):
+            if (part < 0).any() or (part >= size).any():  # compiled loops would write beside their tables
+                raise UserError(f"the observation {shown(obs)} is not in the observation space {self.space}")
+            number = np.asarray(number * size + part)
+        return number
 
 
 def is_of_categories(space: spaces.Space[Any]) -> bool:

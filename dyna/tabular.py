@@ -25,7 +25,7 @@ from dyna.rows import new_stream
 from dyna.transition_table import TransitionTable
 
 LARGEST = 100_000_000
-"""Action values that a table may have; they take 0.8 GB."""
+"""Action values that a table may have: 0.8 GB, and 6 to 8 GB with a world model of as many pairs."""
 _PLAYING = 1  # the policy's stream of random numbers, apart from the learner's
 
 
@@ -67,7 +67,8 @@ class TablePolicy(BasePolicy):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """SB3's predict; an observation may be a Tuple or a Dict too."""
         states = self.number(observation)
-        return self._act(states.ravel(), deterministic).reshape(states.shape), state
+        actions = self._act(states.ravel(), deterministic).reshape(states.shape)
+        return actions[()], state  # of one observation a number: Gymnasium's environments look it up in a dictionary
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {"observation_space": self.observation_space, "action_space": self.action_space}
@@ -120,6 +121,8 @@ class TabularAlgorithm(BaseAlgorithm):
     ) -> None:
         if str(device) not in ("auto", "cpu"):
             raise UserError(f"a table is kept on the CPU, got device={str(device)!r}: leave it out")
+        if isinstance(policy, str) and policy not in self.policy_aliases:
+            raise UserError(f"policy must be {' or '.join(self.policy_aliases)}, got {policy!r}")
         if not 0.0 <= gamma <= 1.0:
             raise UserError(f"gamma must be in [0, 1], got {gamma}")
         for name, value in (("learning_rate", learning_rate), ("epsilon", epsilon)):

@@ -26,7 +26,7 @@ from dyna.restarts import DROPPED
 from dyna.rows import new_stream
 from dyna.tabular import TabularAlgorithm, TabularDyna
 from dyna.train import train
-from tests.book import grids
+from tests.book import Dyna, grids, rewards
 
 FAMILY = (QLearning, DynaQ, DynaQPlus, PrioritizedSweeping)
 BOOK = {"gamma": 0.95, "epsilon": 0.1, "learning_rate": 0.5}
@@ -94,6 +94,22 @@ def test_an_agent_lives_the_life_of_the_compiled_experiments(kind: type[TabularD
     values, random = lives_on(agent, 2_000, seed=3)
     assert np.array_equal(agent.policy.values, values) and values.any()
     assert np.array_equal(agent.random, random)
+
+
+@pytest.mark.parametrize(("kappa", "bonus"), [(1e-4, "planning"), (1e-2, "acting")])
+def test_an_agent_earns_what_the_compiled_experiments_earn_in_a_maze_that_changes(kappa: float, bonus: str) -> None:
+    earned: list[bool] = []
+
+    class Note(BaseCallback):
+        def _on_step(self) -> bool:
+            earned.append(self.locals["rewards"][0] == 1.0)
+            return True
+
+    env = gym.make("dyna/BlockingMaze-v0", switch=500)
+    settings = {**BOOK, "learning_rate": 1.0, "planning_steps": 10}
+    DynaQPlus(env=env, seed=0, memory="last", kappa=kappa, bonus=bonus, **settings).learn(1_500, Note())
+    expected = rewards("dyna/BlockingMaze-v0", Dyna(1.0, 10, kappa, bonus == "acting"), 500, 1_500, runs=1)
+    assert earned == expected[0].tolist() and sum(earned[500:]) > 5
 
 
 def test_dyna_q_without_planning_is_q_learning() -> None:
@@ -176,6 +192,19 @@ def test_full_updates_solve_what_the_counts_describe() -> None:
     np.testing.assert_allclose(agent.action_values.max(axis=1), values[:-1], atol=1e-6)
 
 
+@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "Taxi-v4", "CliffWalking-v1", "Blackjack-v1"])
+@pytest.mark.parametrize("kind", FAMILY)
+def test_an_environment_takes_what_is_predicted(kind: type[TabularAlgorithm], env_id: str, tmp_path: Path) -> None:
+    """Gymnasium looks actions up in a dictionary, which an array, even of one number, has no place in."""
+    kind("TablePolicy", gym.make(env_id), seed=0).learn(200).save(tmp_path / "agent.zip")
+    agent, env = kind.load(tmp_path / "agent.zip"), gym.make(env_id)
+    obs, _ = env.reset(seed=0)
+    for i in range(50):
+        obs, _, terminated, truncated, _ = env.step(agent.predict(obs, deterministic=i % 2 == 0)[0])
+        if terminated or truncated:
+            obs, _ = env.reset()
+
+
 def test_several_environments_share_a_table() -> None:
     envs = DummyVecEnv([lambda: gym.make("FrozenLake-v1")] * 3)
     agent = DynaQ(env=envs, seed=0, planning_steps=2).learn(300)
@@ -232,6 +261,7 @@ def test_the_shortest_way_along_a_cliff_is_found(kind: type[TabularAlgorithm]) -
         (QLearning, {"epsilon": -0.1}, r"epsilon must be in \[0, 1\], got -0.1"),
         (QLearning, {"gamma": 2.0}, r"gamma must be in \[0, 1\], got 2.0"),
         (QLearning, {"device": "cuda"}, "a table is kept on the CPU, got device='cuda'"),
+        (QLearning, {"policy": "MlpPolicy"}, "policy must be TablePolicy, got 'MlpPolicy'"),
         (QLearning, {"env": None}, "QLearning needs an environment, got env=None"),
         (QLearning, {"env": "CartPole-v1"}, "a table has a row for each state, which Box"),
         (DynaQ, {"planning_steps": -1}, "planning_steps must be at least 0, got -1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -65,6 +66,21 @@ def test_what_cannot_be_counted_is_refused(space: spaces.Space[Any]) -> None:
         Numbering(space)
     env = Drawn(space)
     assert numbered(env) is env
+
+
+@pytest.mark.parametrize(
+    ("space", "obs"),
+    [
+        (spaces.Discrete(5, start=-2), 3),
+        (spaces.Discrete(5), np.array([0, -1])),
+        (spaces.MultiDiscrete([2, 3]), np.array([0, 3])),  # whose number alone, 3, would be that of (1, 0)
+        (SPACES["Tuple"], (3, np.zeros(2, np.int8), 1)),
+        (SPACES["Dict"], {"b": -1, "a": np.zeros(2, int)}),
+    ],
+)
+def test_an_observation_outside_its_space_is_refused(space: spaces.Space[Any], obs: Any) -> None:
+    with pytest.raises(UserError, match="the observation .* is not in the observation space"):
+        Numbering(space)(obs)
 
 
 def test_only_an_observation_of_parts_is_replaced_by_its_number() -> None:
