@@ -17,6 +17,8 @@ from dyna.errors import UserError
 
 MOST = 100_000
 """Values that a text may stand for."""
+_COMMENT = re.compile(r"(?:^|\s)#")
+_QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
 _SCHEMA = {
     "null": r"~|null|Null|NULL|None|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -84,6 +86,10 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
         path = key.strip().split(".")
         if not (equals and text.strip() and all(path)):
             raise UserError(f"{item!r} is not KEY=VALUE: write it as in batch_size=256")
+        if _COMMENT.search(_QUOTED.sub("", text)):  # what follows would be dropped and nobody told
+            raise UserError(
+                f"{_short(item)!r} has a # that begins a comment: put quotes round the text, as in a='[\"#b\"]'"
+            )
         value = read(text)
         for name in reversed(path):
             value = {name: value}

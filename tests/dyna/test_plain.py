@@ -74,6 +74,20 @@ def test_dotted_keys_reach_inside() -> None:
     assert plain.assignments(["a.b=1", "a.c=[2]", "d=x=y"]) == {"a": {"b": 1, "c": [2]}, "d": "x=y"}
 
 
+@pytest.mark.parametrize("item", ["map=#.S", "map=[S.., #.., ..G]", "map=S.. #.. ..G", "a='#' #", "a=1 # one"])
+def test_nothing_is_lost_to_a_comment(item: str) -> None:
+    with pytest.raises(UserError, match="has a # that begins a comment: put quotes round the text"):
+        plain.assignments([item])
+
+
+def test_a_number_sign_in_a_text_is_part_of_it() -> None:
+    assert plain.assignments(["map=[S.#, .#G]", "a='# b'", "c=[\"#S\", '.#']"]) == {
+        "map": ["S.#", ".#G"],
+        "a": "# b",
+        "c": ["#S", ".#"],
+    }
+
+
 @pytest.mark.parametrize("item", ["gamma", "=3", "gamma=", "a..b=1", "gamma=[", ".a=1"])
 def test_what_is_no_assignment_is_refused_with_its_text(item: str) -> None:
     with pytest.raises(UserError) as error:
