@@ -103,7 +103,7 @@ class Evaluator:
             self._told = True
         self._log(result, step, seconds)
         self.step, self.last = step, result.return_mean
-        if self.best is None or result.return_mean > self.best:
+        if self.best is None or result.return_mean >= self.best:  # of equals the one that has learnt longer
             self.best = result.return_mean
             self._best_weights = agents.weights(model)
             agents.save(model, self._run.path / BEST)

@@ -116,8 +116,11 @@ def test_evaluation_and_checkpoints_never_change_the_training(config: RunConfig,
     assert with_none.summary()["final_return_mean"] is None
 
 
-def test_the_best_model_is_that_of_the_best_evaluation(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    returns = iter([3.0, 5.0, 4.0])
+@pytest.mark.parametrize("first", [3.0, 5.0])
+def test_the_best_model_is_that_of_the_best_evaluation_and_of_equals_the_newest(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, first: float
+) -> None:
+    returns = iter([first, 5.0, 4.0])
     saved: list[int] = []
     play, save = callbacks.evaluate.play, callbacks.agents.save
 
