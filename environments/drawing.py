@@ -15,8 +15,8 @@ import numpy.typing as npt
 from dyna.environments.grid import Grid
 
 ARROWS = "↑→↓←"
-WIDE, NARROW = 6, 2  # columns of a cell in a text with values, and without them
 TEXT_COLUMNS = 100  # which a text with values may have
+WALL_SIGN = "█"
 
 Picture = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -56,8 +56,11 @@ class Shown:
 def text(shown: Shown) -> str:
     """The maze in lines: `@` the agent, `S` the start, `G` a goal, an arrow the greedy action, behind it the value."""
     rows, columns = shown.grid.wall.shape
-    width = WIDE if shown.values is not None and WIDE * columns <= TEXT_COLUMNS else NARROW
-    cells = [_word(shown, cell, width) for cell in range(shown.grid.cells)]
+    words = [_word(shown, cell) for cell in range(shown.grid.cells)]
+    if columns * (max(map(len, words)) + 1) > TEXT_COLUMNS:
+        words = [word[0] for word in words]
+    width = max(map(len, words)) + 1
+    cells = [word.ljust(width, WALL_SIGN if word == WALL_SIGN else " ") for word in words]
     lines = ["".join(cells[columns * row : columns * (row + 1)]).rstrip() for row in range(rows)]
     if shown.visits is not None:
         open_cells = ~(shown.grid.wall | shown.grid.goal).ravel()
@@ -66,16 +69,16 @@ def text(shown: Shown) -> str:
     return "\n".join(lines)
 
 
-def _word(shown: Shown, cell: int, width: int) -> str:
+def _word(shown: Shown, cell: int) -> str:
     prefers, is_agent = shown.prefers[cell], cell == shown.agent
     if shown.grid.wall.flat[cell] and not is_agent:  # walls may move over it
-        return "█" * width
+        return WALL_SIGN
     if shown.grid.goal.flat[cell]:
-        return ("@" if is_agent else "G").ljust(width)
+        return "@" if is_agent else "G"
     sign = "S" if cell == shown.grid.start else "·"
     sign = ARROWS[prefers] if prefers >= 0 else sign
     sign = "@" if is_agent else sign
-    return sign.ljust(width) if prefers < 0 or width == NARROW else f"{sign}{shown.worth[cell]:.2f}".ljust(width)
+    return sign if prefers < 0 else f"{sign}{shown.worth[cell]:.2f}"
 
 
 def picture(shown: Shown) -> Picture:

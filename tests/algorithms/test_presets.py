@@ -15,17 +15,18 @@ from dyna import config, hyperparameters, presets, registry
 from dyna.algorithms import TABLE
 
 PRESETS = [(algo, env) for algo in TABLE for env in presets.blocks_of(algo)]
-NEED_BOX2D = {
+NOT_MADE = {  # Box2D is an extra that the tests do without, and a maze needs a map
     "LunarLander-v3": (spaces.Box(-10, 10, (8,)), spaces.Discrete(4)),
     "LunarLanderContinuous-v3": (spaces.Box(-10, 10, (8,)), spaces.Box(-1, 1, (2,))),
+    "dyna/Maze-v0": (spaces.Discrete(6), spaces.Discrete(4)),
 }
 
 
 @functools.cache
 def spaces_of(env: str) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
-    if env in NEED_BOX2D:  # an extra that the tests do without
-        return NEED_BOX2D[env]
     assert env in registry.environments()
+    if env in NOT_MADE:
+        return NOT_MADE[env]
     made = gymnasium.make(env)
     made.close()
     return made.observation_space, made.action_space

@@ -142,6 +142,10 @@ def test_a_text_has_arrows_values_and_what_was_tried() -> None:
         f"@     {ARROWS[RIGHT]}1.00 G",
         "3 of 16 pairs of cell and action tried",
     ]
+    assert drawing.text(Shown(parse(SMALL), 3, 100 * shown().values)).splitlines() == [
+        f"{ARROWS[RIGHT]}25.00  {ARROWS[DOWN]}50.00  ████████",
+        f"@       {ARROWS[RIGHT]}100.00 G",
+    ]
     assert drawing.text(Shown(parse(SMALL), 1)) == "S @ ██\n· · G"
     assert "0.25" not in drawing.text(Shown(parse(["S" + 20 * "." + "G"]), 0, np.ones((22, 4))))  # too wide
 
