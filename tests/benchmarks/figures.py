@@ -73,7 +73,7 @@ def changing(axes: Axes, env_id: str, n: int, kappa: float, switch: int, end: in
         band(axes, np.arange(1, end + 1, 10), earned, color, label)
     axes.axvline(switch, color="black", linewidth=0.8, linestyle=":")
     axes.set(xlabel="step", ylabel="reward so far", xlim=(0, end), ylim=(0, None))
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=True, framealpha=1.0, edgecolor="none")  # the line ends behind it
 
 
 def example_8_4(axes: Axes, runs: int) -> None:
