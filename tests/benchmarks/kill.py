@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.kill [--kills 100] [--only mbpo sac ...] [--keep DIR]
 
-Each case is trained once undisturbed. Then its command is given again and again to processes that are killed after a
-random time, seeded by nothing, until one ends by itself; the hash of weights, optimisers, buffers, generators, counters
-and evaluation returns must be that of the undisturbed run. Exits with 1 where it is not, and keeps the folders.
+Each case is trained once undisturbed. Then its command is given again and again to processes that are killed, until one
+ends by itself; the hash of weights, optimisers, buffers, generators, counters and evaluation returns must be that of
+the undisturbed run. A process is killed at a random time after the checkpoint of a random step, seeded by nothing; or,
+where the run has that already, while it begins to go on. Exits with 1 where a hash differs, and keeps the folders.
 """
 
 from __future__ import annotations
@@ -21,23 +22,16 @@ import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import NamedTuple
 
-from dyna import runs
+from dyna import checkpoint, runs
 from dyna.config import RunConfig
 from dyna.tables import table
 from tests.exactness import CASES, fingerprint, make
 
 PRELOADED = ["dyna.train", "dyna.algorithms.mbpo", "sb3_contrib", "tests.exactness"]
-COLUMNS = (
-    "case",
-    "kills",
-    "amid saving",
-    "before a checkpoint",
-    "runs that ended",
-    "seconds a run",
-    "hash",
-    "the same",
-)
+COLUMNS = ("case", "kills", "amid saving", "unsaved", "ended", "seconds", "hash", "the same")
+"""`unsaved` kills came before a first checkpoint; `ended` runs ended after kills, in `seconds` the one without any."""
 
 
 @dataclass
@@ -48,21 +42,21 @@ class Tally:
     seconds: float
     kills: int = 0
     amid_saving: int = 0
-    early: int = 0
+    unsaved: int = 0
     ended: int = 0
     wrong: int = 0
 
     def row(self, case: str) -> tuple[str, ...]:
         """A row of the table."""
         same = "yes" if not self.wrong else f"{self.wrong} were not"
-        counts = (self.kills, self.amid_saving, self.early, self.ended)
-        return case, *map(str, counts), f"{self.seconds:.1f}", self.hash[:12], same
+        counts = (self.kills, self.amid_saving, self.unsaved, self.ended)
+        return case, *map(str, counts), f"{self.seconds:.1f}", self.hash[:8], same
 
     def note_kill(self, folder: Path, since: float) -> None:
         """Count a kill by what the process, which began at a time, has left in the folder of runs."""
         self.kills += 1
         self.amid_saving += any(path.stat().st_mtime >= since for path in folder.rglob(".*.tmp"))
-        self.early += not any(folder.glob("*/*/*/checkpoint/[0-9]*"))
+        self.unsaved += not reached(folder)
 
 
 def main() -> int:
@@ -87,15 +81,29 @@ def main() -> int:
     return int(wrong)
 
 
+class Moment(NamedTuple):
+    """When to kill."""
+
+    step: int  # once a checkpoint of it, or of a later one, is there
+    seconds: float  # after that
+
+
+def reached(folder: Path) -> int:
+    """The newest checkpoint's step of the runs in a folder; 0 where there is none."""
+    return max((step for path in folder.glob("*/*/*/checkpoint") for step in checkpoint.steps(path)), default=0)
+
+
 def disturb(context: ForkServerContext, case: str, kills: int, folder: Path) -> Tally:
     """Kill one case so many times, and let the last run end."""
-    start = time.perf_counter()
-    run = trained(context, make(folder / "whole", case), folder / "log", None)
+    config = make(folder / "whole", case)
+    run = trained(context, config, folder / "log", None)
     assert run is not None
-    tally = Tally(fingerprint(run), time.perf_counter() - start)
+    seconds = (run.path / runs.SUMMARY).stat().st_mtime - (run.path / runs.META).stat().st_mtime
+    tally, every = Tally(fingerprint(run), seconds), config.checkpoint_every
     while True:
         config = make(folder / str(tally.ended), case)
-        moment = random.uniform(0, tally.seconds) if tally.kills < kills else None
+        step = random.randrange(-every, config.steps - every)
+        moment = Moment(step, random.uniform(0, seconds * every / config.steps)) if tally.kills < kills else None
         began = time.time()
         run = trained(context, config, folder / "log", moment)
         if run is None:
@@ -107,11 +115,13 @@ def disturb(context: ForkServerContext, case: str, kills: int, folder: Path) -> 
             return tally
 
 
-def trained(context: ForkServerContext, config: RunConfig, log: Path, moment: float | None) -> runs.Run | None:
-    """The run as it ended in a process of its own, or None where that was killed after `moment` seconds."""
+def trained(context: ForkServerContext, config: RunConfig, log: Path, moment: Moment | None) -> runs.Run | None:
+    """The run as it ended in a process of its own, or None where that was killed at a moment."""
     process = context.Process(target=train, args=(config, log))
     process.start()
-    process.join(moment)
+    while moment is not None and process.is_alive() and reached(config.runs) < moment.step:
+        time.sleep(0.005)
+    process.join(moment.seconds if moment is not None else None)
     process.kill()
     process.join()
     if process.exitcode not in (0, -signal.SIGKILL):
