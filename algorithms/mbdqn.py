@@ -1,7 +1,13 @@
-"""Dyna (Sutton 1991) with a deep Q-network (Mnih et al. 2015): DQN on short imagined rollouts from real states."""
+"""Dyna (Sutton 1991) with a deep Q-network (Mnih et al. 2015): DQN on short imagined rollouts from real states.
+
+Many updates a step make plain DQN overestimate. Double Q-learning (van Hasselt et al. 2016, 1509.06461) and networks
+with layer normalisation keep it from that.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,8 +15,8 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.dqn.policies import DQNPolicy
-from torch import Tensor
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor, nn
 
 from dyna.branched import BranchedDyna, with_actions
 from dyna.errors import UserError
@@ -19,17 +25,37 @@ from dyna.units import Standardised
 
 
 class QPolicy(DQNPolicy):
-    """SB3's DQN policy with a fused optimiser, and with actions that are counted from the space's `start`."""
+    """SB3's DQN policy with a fused optimiser, and with actions that are counted from the space's `start`.
+
+    :param layer_norm: Normalise the hidden layers (Ba et al. 2016, 1607.06450).
+    """
 
     action_space: spaces.Discrete
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, layer_norm: bool = True, **kwargs: Any) -> None:
+        self.layer_norm = layer_norm
         if kwargs.get("optimizer_class", torch.optim.Adam) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):
             kwargs["optimizer_kwargs"] = {"fused": True, **(kwargs.get("optimizer_kwargs") or {})}
         super().__init__(*args, **{"features_extractor_class": Standardised} | kwargs)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "layer_norm": self.layer_norm}
+
+    def make_q_net(self) -> QNetwork:
+        network = super().make_q_net()
+        if self.layer_norm:
+            network.q_net = normalised(network.q_net).to(self.device)
+        return network
+
     def _predict(self, obs: Any, deterministic: bool = True) -> Tensor:
         return super()._predict(obs, deterministic) + int(self.action_space.start)
+
+
+def normalised(layers: Iterable[nn.Module]) -> nn.Sequential:
+    """The layers, with a layer normalisation after every linear one but the last."""
+    *hidden, last = layers
+    pairs = ([each, nn.LayerNorm(each.out_features)] if isinstance(each, nn.Linear) else [each] for each in hidden)
+    return nn.Sequential(*itertools.chain(*pairs), last)
 
 
 class MBDQN(BranchedDyna, DQN):
@@ -45,6 +71,7 @@ class MBDQN(BranchedDyna, DQN):
     :param train_freq: Environment steps between two times of learning, or [n, episode].
     :param gradient_steps: Updates each time; -1 makes one an environment step.
     :param target_update_interval: Environment steps between two updates of the target network.
+    :param double_q: Let the network choose the next action that its target judges; without, the target does both.
     :param imagined_epsilon: Probability of a random action in imagination, where the greedy one is taken else.
     """
 
@@ -61,6 +88,7 @@ class MBDQN(BranchedDyna, DQN):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 10,
         target_update_interval: int = 10,
+        double_q: bool = True,
         imagined_epsilon: float = 0.1,
         **more: Any,
     ) -> None:
@@ -68,7 +96,7 @@ class MBDQN(BranchedDyna, DQN):
             raise UserError(f"policy must be MlpPolicy or a QPolicy, got {policy.__name__}")
         if not 0.0 <= imagined_epsilon <= 1.0:
             raise UserError(f"imagined_epsilon must be in [0, 1], got {imagined_epsilon}")
-        self.imagined_epsilon = imagined_epsilon
+        self.double_q, self.imagined_epsilon = double_q, imagined_epsilon
         super().__init__(
             policy,
             with_actions(env, spaces.Discrete, "MBPO takes a Box"),
@@ -102,7 +130,9 @@ class MBDQN(BranchedDyna, DQN):
 
     def _update(self, batch: Transitions) -> Tensor:
         with torch.no_grad():
-            next_value = self.q_net_target(batch.next_obs).amax(dim=1)
+            judged = self.q_net_target(batch.next_obs)
+            chosen = (self.q_net(batch.next_obs) if self.double_q else judged).argmax(dim=1, keepdim=True)
+            next_value = judged.gather(1, chosen).squeeze(1)
             target = batch.reward + (1 - batch.terminated) * self.gamma * next_value
         value = (self.q_net(batch.obs) * batch.action).sum(dim=1)
         loss = F.smooth_l1_loss(value, target)

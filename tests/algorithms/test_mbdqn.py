@@ -62,7 +62,7 @@ def test_without_dreams_it_is_dqn(only_real: dict[str, Any], n_envs: int) -> Non
         return make_vec_env("CartPole-v1", n_envs, seed=1)
 
     dqn = DQN(QPolicy, make(), replay_buffer_class=PackedReplayBuffer, **DQN_TINY).learn(240)
-    mbdqn = MBDQN(env=make(), **only_real, **DQN_TINY).learn(240)
+    mbdqn = MBDQN(env=make(), double_q=False, **only_real, **DQN_TINY).learn(240)
     assert mbdqn.updates["critic"] == dqn._n_updates > 100 and mbdqn.updates["model"] == 0
     np.testing.assert_array_equal(mbdqn.replay_buffer.actions, dqn.replay_buffer.actions)
     theirs = weights(dqn)
