@@ -72,6 +72,8 @@ def rewards(sample: Sample) -> Finding:
 
 def _copies(obs: Tensor, names: list[str]) -> list[str]:
     """Pairs of columns that hold the same number, or its negative, up to an offset and a unit."""
+    if not names:  # states are numbered, and torch warns of what it is asked about no column
+        return []
     standard = (obs - obs.mean(0)) / obs.std(0, correction=0).clamp_min(1e-300)
     alike = standard.T @ standard / len(obs)
     pairs = (alike.abs() > 1 - ALIKE).triu(1).nonzero().tolist()
