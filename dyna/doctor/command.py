@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dyna import files, flags
+from dyna import flags
 from dyna.config import RunConfig, resolve
 from dyna.doctor.examination import STEPS, Show, examine
 from dyna.doctor.findings import Finding, exit_code
@@ -44,13 +44,16 @@ def doctor(words: list[str]) -> int:
         return 0
     steps = flags.whole("steps", arguments.steps, 1)
     run = resolve(flags.given(arguments, others), preset=False)
+    if arguments.json is not None:
+        _write(arguments.json, "")  # whether it can be written is known before a minute has passed
     with _progress() as show:
         findings = list(examine(run, steps=steps, show=show))
     code = exit_code(findings)
     print_table(findings)
     print(f"{run.env}: {VERDICTS[code]}")
-    if arguments.json:
-        _write(arguments.json, run, findings, code)
+    if arguments.json is not None:
+        told = {"env": run.env, "seed": run.seed, "exit_code": code, "findings": [asdict(each) for each in findings]}
+        _write(arguments.json, json.dumps(told, indent=1) + "\n")
     return code
 
 
@@ -77,9 +80,9 @@ def _progress() -> Iterator[Show]:
         yield lambda text: status.update(Text(text))
 
 
-def _write(path: Path, run: RunConfig, findings: Sequence[Finding], code: int) -> None:
-    told = {"env": run.env, "seed": run.seed, "exit_code": code, "findings": [asdict(each) for each in findings]}
+def _write(path: Path, text: str) -> None:
+    """Write a file, or to a device; raises UserError."""
     try:
-        files.replace(path, json.dumps(told, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be written: {error}") from error
+        path.write_text(text)
+    except (OSError, ValueError) as error:  # ValueError: no file can have that name
+        raise UserError(f"--json {str(path)!r} cannot be written: {error}") from error

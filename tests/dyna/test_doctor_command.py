@@ -13,7 +13,7 @@ import pytest
 import dyna.train
 from dyna import cli, presets, registry
 from dyna.config import RunConfig
-from dyna.doctor import advice, costs
+from dyna.doctor import advice, command, costs
 from dyna.doctor.costs import Cost
 from dyna.doctor.findings import Finding, exit_code
 from tests import bad_environments
@@ -76,6 +76,26 @@ def test_an_environment_that_cannot_be_made_is_a_finding(
 def test_a_mistake_is_one_sentence(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(words) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", ".", "no/folder/told.json", "\0", "a" * 300])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_examined(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "examine", pytest.fail)
+    assert cli.main(["doctor", "--env", CART, "--json", name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("--json ") and "cannot be written" in said and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_for_another_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the name of a device does, in whose place a new file would be its end."""
+    (tmp_path / "link").symlink_to(tmp_path / "told.json")
+    monkeypatch.setattr(command, "examine", lambda run, steps, show: [])
+    assert doctor(f"--env {CART} --json {tmp_path / 'link'}") == 0
+    assert (tmp_path / "link").is_symlink() and json.loads((tmp_path / "told.json").read_text())["env"] == CART
 
 
 def test_the_worst_verdict_decides_the_exit_code() -> None:
