@@ -33,7 +33,7 @@ def make(config: RunConfig, env: VecEnv) -> BaseAlgorithm:
         raise UserError(f"torch finds no GPU for device={config.device!r}: use --device cpu, or auto for either")
     cls = registry.find(config.algo)
     registry.refuse_actions(config.algo, cls, config.env, env.action_space)
-    registry.refuse_images(config.algo, cls, config.env, env.observation_space)
+    registry.refuse_images(config.algo, cls, config.env, env.observation_space, env.action_space)
     arguments = hyperparameters.build(
         cls, config.hyperparameters, observation_space=env.observation_space, action_space=env.action_space
     )

@@ -80,15 +80,16 @@ def refuse(audits: Sequence[Audit], terminated: Tensor, listed: Path | None = No
                 raise UserError(f"{each.sentence}: correct it, or leave it out to learn it{where}")
 
 
-def write(audits: Sequence[Audit], data: Transitions, path: Path) -> None:
-    """List the transitions that functions disagree on, 1,000 a function at most; raises OSError."""
+def write(audits: Sequence[Audit], data: Transitions, path: Path, obs: Sequence[str], action: Sequence[str]) -> None:
+    """List the transitions that functions disagree on, 1,000 a function at most; raises OSError.
+
+    `obs` [S] and `action` [A] say what each number is called.
+    """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    parts = {"obs": data.obs, "action": data.action, "next_obs": data.next_obs}
-    columns = [f"{name}_{i}" for name, part in parts.items() for i in range(part.shape[1])]
-    lines.writerow(["function", "row", "given", "seen", *columns])
+    lines.writerow(["function", "row", "given", "seen", *obs, *action, *(f"next {name}" for name in obs)])
     for each in audits:
         for row in each.wrong.nonzero().flatten().tolist()[:LISTED]:
-            values = torch.cat([part[row] for part in parts.values()])
+            values = torch.cat([data.obs[row], data.action[row], data.next_obs[row]])
             lines.writerow([each.name, row, float(each.given[row]), float(each.seen[row]), *values.tolist()])
     files.replace(path, text.getvalue())

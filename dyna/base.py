@@ -13,11 +13,12 @@ from gymnasium import spaces
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import Tensor
 
-from dyna import audit, generators, limits
+from dyna import audit, envs, generators, limits
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
 from dyna.imagination import horizon_error, imagine
+from dyna.spaces import names
 from dyna.truncation import RejectAll, Truncation, truncation
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble, KnownReward, KnownTermination
@@ -118,7 +119,8 @@ class DynaMixin(OffPolicyAlgorithm):
         if not found or self.logger.dir is None:
             return
         listed = Path(self.logger.dir) / audit.FILE
-        audit.write(found, data, listed)
+        observed = envs.before_flattening(self.get_env(), self.observation_space)
+        audit.write(found, data, listed, names(observed), names(self.action_space, "action"))
         audit.refuse(found, data.terminated, listed)
         for each in found:
             if each.wrong.any() and not self.world_model_metrics.get(f"{each.name}_disagreements"):

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import gymnasium as gym
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import FlattenObservation, TimeLimit
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -89,6 +89,12 @@ def observation_names(env: VecEnv) -> list[str]:
     """What each number of an observation is called; of an image, nothing."""
     space = layers(env, Guarded)[0].observation_space
     return [] if spaces.is_image(space) else spaces.names(space)
+
+
+def before_flattening(env: VecEnv | None, space: gym.Space[Any]) -> gym.Space[Any]:
+    """What was observed before it became a vector of `space`; `space` itself where no wrapper tells."""
+    layer = next(iter(layers(env, FlattenObservation)), None) if env is not None else None
+    return layer.env.observation_space if layer is not None and layer.observation_space.shape == space.shape else space
 
 
 def log_episodes(env: VecEnv, folder: Path, *, append: bool) -> None:

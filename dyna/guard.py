@@ -159,4 +159,4 @@ def _bad_reward(reward: Any) -> str | None:
 
 
 def _raised(error: Exception) -> str:
-    return f"raised {type(error).__name__}: {error}"
+    return " ".join(f"raised {type(error).__name__}: {error}".split())

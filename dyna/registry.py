@@ -108,13 +108,14 @@ def refuse_actions(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any)
         )
 
 
-def refuse_images(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any) -> None:
+def refuse_images(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any, action_space: Any) -> None:
     """Raise UserError, naming the algorithms that fit, where observations are images and an algorithm takes none."""
     from dyna.spaces import is_image
 
     if is_image(space) and not _sees(cls):
+        fitting = _those(lambda other: _sees(other) and _accepts(other, action_space))
         raise UserError(
-            f"{name} takes no images, {env_id} has {space}: choose {_those(_sees)}, or for a small image wrap the "
+            f"{name} takes no images, {env_id} has {space}: choose {fitting}, or for a small image wrap the "
             "environment in gymnasium.wrappers.FlattenObservation"
         )
 

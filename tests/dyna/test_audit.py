@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from stable_baselines3.common.logger import configure
 from torch import Tensor
 
 from dyna import audit, cli
+from dyna.algorithms import MBPO
 from dyna.errors import UserError
+from dyna.spaces import flattened, names
 from dyna.types import Transitions
-from dyna.world_model import GaussianEnsemble, KnownReward, KnownTermination
+from dyna.world_model import EnsembleSettings, GaussianEnsemble, KnownReward, KnownTermination
+from tests.probes import AnyEnv
 
 ROWS = 500
 
@@ -60,13 +64,13 @@ def test_few_disagreements_are_listed_with_their_transitions(tmp_path: Path) -> 
 
     found = audit.compare(model(reward), data)
     audit.refuse(found, data.terminated)  # two of five hundred are tolerated
-    audit.write(found, data, tmp_path / "list.csv")
+    audit.write(found, data, tmp_path / "list.csv", ["place", "speed"], ["push"])
     lines = list(csv.DictReader((tmp_path / "list.csv").read_text().splitlines()))
     assert [int(line["row"]) for line in lines] == rows
     for row, line in zip(rows, lines, strict=True):
         assert line["function"] == "reward_fn"
         assert float(line["given"]) - float(line["seen"]) == pytest.approx(5)
-        stored = [float(line[name]) for name in ("obs_0", "obs_1", "action_0", "next_obs_0", "next_obs_1")]
+        stored = [float(line[name]) for name in ("place", "speed", "push", "next place", "next speed")]
         torch.testing.assert_close(torch.tensor(stored), torch.cat([data.obs, data.action, data.next_obs], 1)[row])
 
 
@@ -150,10 +154,30 @@ def test_the_command_line_takes_a_function_and_lists_its_disagreements(
     (run,) = (tmp_path / "runs").glob("*/*/*/")
     (line,) = csv.DictReader((run / audit.FILE).read_text().splitlines())
     assert float(line["seen"]) - float(line["given"]) == pytest.approx(7, abs=1e-5)
-    assert float(line["given"]) == pytest.approx(float(line["next_obs_0"]))
+    assert float(line["given"]) == pytest.approx(float(line["next obs[0]"]))
     assert json.loads((run / "summary.json").read_text())["world_model"]["reward_fn_disagreements"] == 1
     assert "reward_fn disagrees with the environment on 1 of 121 transitions" in caplog.text
     assert caplog.text.count("disagrees") == 1  # said once, although every fit finds it again
+
+
+def test_the_columns_are_called_as_the_environment_calls_its_observations(tmp_path: Path) -> None:
+    small = EnsembleSettings(members=2, elites=2, width=8, max_updates=25)
+    observed = names(AnyEnv.observation_space)
+    place = observed.index("place[0,0]")
+    agent = MBPO(
+        env=flattened(AnyEnv()),
+        seed=0,
+        device="cpu",
+        learning_starts=60,
+        gradient_steps=1,
+        world_model=small,
+        reward_fn=lambda obs, action, next_obs: -next_obs[:, place].abs(),
+    )
+    agent.set_logger(configure(str(tmp_path), []))
+    agent.learn(62)
+    (columns,) = csv.reader((tmp_path / audit.FILE).read_text().splitlines())
+    assert columns[4:] == [*observed, "action[0]", "action[1]", *(f"next {name}" for name in observed)]
+    assert {"side=-1", "next near[1][0]=3"} < set(columns)
 
 
 def test_a_wrong_function_ends_the_run_in_a_sentence_that_names_the_list(

@@ -39,6 +39,10 @@ def fail() -> Any:
     raise ZeroDivisionError("boom")
 
 
+def fail_at_length() -> Any:
+    raise RuntimeError("the arm\nis jammed")
+
+
 def well() -> Any:
     return np.zeros(2), 0.0, False, False, {}
 
@@ -47,6 +51,7 @@ def well() -> Any:
     ("step", "sentence"),
     [
         (fail, "Scripted.step(1) raised ZeroDivisionError: boom"),
+        (fail_at_length, "Scripted.step(1) raised RuntimeError: the arm is jammed"),
         (lambda: (np.zeros(2), np.nan, False, False, {}), "Scripted.step(1) returned the reward nan"),
         (lambda: (np.zeros(2), 10.0**400, False, False, {}), "OverflowError"),
         (lambda: (np.zeros(2), np.float32("inf"), False, False, {}), "returned the reward inf"),

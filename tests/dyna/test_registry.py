@@ -97,8 +97,9 @@ def test_an_algorithm_that_cannot_act_there_names_those_that_can() -> None:
 
 
 def test_an_algorithm_that_takes_no_images_names_those_that_do() -> None:
-    image = spaces.Box(0, 255, (36, 36, 3), np.uint8)
-    with pytest.raises(UserError, match=r"mbpo takes no images, Game-v1 has Box\(.*: choose .*sac.* or ppo"):
-        registry.refuse_images("mbpo", registry.find("mbpo"), "Game-v1", image)
-    registry.refuse_images("sac", SAC, "Game-v1", image)
-    registry.refuse_images("mbpo", registry.find("mbpo"), "Game-v1", spaces.Box(0, 255, (36, 36), np.uint8))
+    image, steering = spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Box(-1.0, 1.0, (2,))
+    with pytest.raises(UserError, match=r"mbpo takes no images, Game-v1 has Box\(.*: choose .*sac.* or ppo") as caught:
+        registry.refuse_images("mbpo", registry.find("mbpo"), "Game-v1", image, steering)
+    assert " dqn " not in str(caught.value)  # it sees, and cannot steer
+    registry.refuse_images("sac", SAC, "Game-v1", image, steering)
+    registry.refuse_images("mbpo", registry.find("mbpo"), "Game-v1", spaces.Box(0, 255, (36, 36), np.uint8), steering)
