@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ from hypothesis import strategies as st
 import dyna.train
 from dyna import agents, checkpoint, cli, envs, hyperparameters, plain, registry
 from dyna.config import RunConfig, kinds
+from dyna.doctor.examination import examine
+from dyna.doctor.findings import Finding
 from dyna.errors import UserError
 
 NASTY = (
@@ -136,6 +139,15 @@ others = st.sampled_from(
 words = st.lists(flags | others | texts, max_size=6)
 
 
+settings_files = (
+    st.binary(max_size=60)
+    | texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | st.dictionaries(st.sampled_from([*kinds().kinds, "preset"]) | texts, data, max_size=4).map(
+        lambda values: yaml.safe_dump(values).encode()
+    )
+)
+
+
 @given(st.sampled_from(["train", "eval", "list", "nothing", "--version"]), words)
 @settings(max_examples=300)
 def test_any_words_on_the_command_line(command: str, words: list[str]) -> None:
@@ -155,6 +167,37 @@ def test_any_value_of_any_flag(pairs: list[tuple[str, str]]) -> None:
         assert contents(here) == {}
 
 
+inside = texts.filter(lambda text: not text.startswith(("/", "..")))  # not to search the disk, nor to write there
+compared = st.sampled_from(["--with", "--suite", "--seeds", "--jobs", "--name", "--threshold", "--ray", "--any-code"])
+examined = st.sampled_from(["--env", "--env-kwargs", "--seed", "--threads", "--steps", "--json", "--algo", "-p"])
+
+
+@given(st.lists(flags | compared | inside, max_size=6))
+@settings(max_examples=200)
+def test_any_words_for_a_comparison(words: list[str]) -> None:
+    with folder() as here:
+        run(["compare", *words, "--dry-run"])
+        assert contents(here) == {}
+
+
+@given(st.lists(st.sampled_from(["--to", "--axis"]) | inside, max_size=4), settings_files)
+def test_any_words_for_a_picture(words: list[str], content: bytes) -> None:
+    with folder() as here:
+        (here / "curves.csv").write_bytes(content)
+        run(["plot", "curves.csv", *words])
+        assert contents(here) == {"curves.csv": content}
+
+
+@given(st.lists(examined | inside, max_size=6))
+def test_any_words_for_an_examination(words: list[str]) -> None:
+    def begin(*args: Any, **kwargs: Any) -> Iterator[Finding]:
+        return itertools.islice(examine(*args, **kwargs), 1)
+
+    with folder() as here, mock.patch("dyna.doctor.command.examine", begin):
+        run(["doctor", *words])
+        assert len(contents(here)) <= 1, "findings are one file"
+
+
 KNOBS = [(algo, knob.name) for algo in registry.names() for knob in hyperparameters.knobs(registry.find(algo))]
 ENVS = {
     algo: "Pendulum-v1" if "Box" in registry.action_spaces(registry.find(algo)) else "CartPole-v1" for algo, _ in KNOBS
@@ -171,15 +214,6 @@ def test_any_value_of_any_hyperparameter(knob: tuple[str, str], value: str) -> N
         for call in trainer.call_args_list:  # it was accepted: then an algorithm can be made of it, or that is told
             with contextlib.suppress(UserError), contextlib.closing(envs.make(call.args[0])) as env:
                 agents.make(call.args[0], env)
-
-
-settings_files = (
-    st.binary(max_size=60)
-    | texts.map(lambda text: text.encode("utf-8", "surrogatepass"))
-    | st.dictionaries(st.sampled_from([*kinds().kinds, "preset"]) | texts, data, max_size=4).map(
-        lambda values: yaml.safe_dump(values).encode()
-    )
-)
 
 
 @given(settings_files)
