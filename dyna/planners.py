@@ -110,7 +110,7 @@ def icem(
 
     Noise is coloured along time with the exponent `beta`; each iteration draws `decay` times fewer plans than the one
     before, 2 K at least; the share `keep` of the elites stays a candidate, and so does the mean, in every iteration and
-    not in the last alone, since a deadline may make any the last. Plans `seeds` [B, M, H, A] are candidates at first:
+    not in the last alone, since a deadline may make any the last: where all are equal, the plan is the mean. Plans `seeds` [B, M, H, A] are candidates at first:
     handed the shifted elites of the last plan, these are kept over time.
     """
     check_elites(elites, n)
@@ -119,7 +119,7 @@ def icem(
     while rounds.another():
         size = max(2 * elites, int(n / decay ** (rounds.made - 1)))
         drawn = mean.unsqueeze(1) + std.unsqueeze(1) * coloured_noise(mean, size, beta, rng)
-        candidates = bounded(torch.cat([drawn, mean.unsqueeze(1), kept], dim=1), low, high)
+        candidates = bounded(torch.cat([mean.unsqueeze(1), kept, drawn], dim=1), low, high)
         top = best(candidates, score(candidates), elites)
         mean, std = _refit(mean, std, top.plans, smoothing)
         kept = top.plans[:, : max(1, round(keep * elites))]

@@ -40,16 +40,16 @@ class Ranked(NamedTuple):
 
 
 def best(plans: Tensor, scores: Tensor, k: int) -> Ranked:
-    """The k best of the candidates [B, N, H, A] by their scores [B, N].
+    """The k best of the candidates [B, N, H, A] by their scores [B, N], of equal ones the first.
 
     Raises Diverged where no candidate has a score that is a number.
     """
     scores = torch.where(scores.isnan(), -math.inf, scores)
-    top = scores.topk(k, dim=1)
-    if (top.values[:, 0] == -math.inf).any():
+    values, order = (part[:, :k] for part in scores.sort(dim=1, descending=True, stable=True))
+    if (values[:, 0] == -math.inf).any():
         raise Diverged("world model", "it scores no candidate plan by a finite number")
     rows = torch.arange(len(plans), device=plans.device).unsqueeze(1)
-    return Ranked(plans[rows, top.indices], top.values)
+    return Ranked(plans[rows, order], values)
 
 
 def shifted(plans: Tensor, steps: int = 1, fill: float = 0.0) -> Tensor:

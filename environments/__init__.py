@@ -13,3 +13,7 @@ gymnasium.register("dyna/ChangingMaze-v0", "dyna.environments.changing_maze:Chan
 gymnasium.register("dyna/DynaMaze-v0", "dyna.environments.dyna_maze:DynaMaze")
 gymnasium.register("dyna/BlockingMaze-v0", "dyna.environments.blocking_maze:BlockingMaze")
 gymnasium.register("dyna/ShortcutMaze-v0", "dyna.environments.shortcut_maze:ShortcutMaze")
+gymnasium.register(
+    "dyna/CartPoleContinuous-v0", "dyna.environments.cart_pole:CartPoleContinuous", max_episode_steps=200
+)
+gymnasium.register("dyna/CartPoleSwingUp-v0", "dyna.environments.cart_pole:CartPoleSwingUp", max_episode_steps=200)
