@@ -13,6 +13,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+TRACK = 2.4  # metres to each side
+LEAN = math.radians(12)
 Observation = npt.NDArray[np.float32]
 
 
@@ -57,10 +59,9 @@ class CartPoleContinuous(_ContinuousCartPole):
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Gymnasium's step."""
         self.state = self._push(action)
-        place, _, angle, _ = self.state
-        fallen = abs(place) > self.x_threshold or abs(angle) > self.theta_threshold_radians
         self._show()
-        return np.array(self.state, np.float32), 1.0, fallen, False, {}
+        seen = np.array(self.state, np.float32)
+        return seen, 1.0, bool(fallen(seen, action, seen)), False, {}
 
 
 class CartPoleSwingUp(_ContinuousCartPole):
@@ -104,6 +105,14 @@ class CartPoleSwingUp(_ContinuousCartPole):
     def _seen(self) -> Observation:
         place, speed, angle, turning = self.state
         return np.array([place, speed, math.sin(angle), math.cos(angle), turning], np.float32)
+
+
+def fallen(obs: Any, action: Any, next_obs: Any) -> Any:
+    """The exact end of CartPoleContinuous, of arrays or tensors: [..., 4], [..., 1], [..., 4] -> bool [...].
+
+    What `termination_fn=dyna.environments.cart_pole:fallen` asks for.
+    """
+    return (abs(next_obs[..., 0]) > TRACK) | (abs(next_obs[..., 2]) > LEAN)
 
 
 POLE = 1.0  # metres; Gymnasium's `length` is half of it

@@ -21,6 +21,7 @@ MODEL = {"members": 3, "elites": 2, "width": 8, "depth": 1, "max_updates": 20}
 DYNA = {"learning_starts": 50, "batch_size": 8, "gradient_steps": 2, "model_every": 60, "rollouts": 5}
 
 EXPANSION = {"learning_starts": 60, "batch_size": 32, "model_every": 50, "distribution_horizon": 4}
+PLANS = {"learning_starts": 60, "model_every": 60, "horizon": 4, "candidates": 12, "elites": 4, "particles": 4}
 CASES: dict[str, dict[str, Any]] = {
     "sac": {"algo": "sac", "hyperparameters": OFF},
     "sac, gSDE, normalised": {"algo": "sac", "hyperparameters": {**OFF, "use_sde": True}, "normalize": True},
@@ -44,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "recurrent ppo": {"algo": "ppo_lstm", "hyperparameters": LSTM, "env": "CartPole-v1"},
     "ars": {"algo": "ars", "hyperparameters": {"n_delta": 2}, "env": "CartPole-v1", "steps": 500},
     "dhmbpo": {"algo": "dhmbpo", "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION}},
+    "pets, two environments": {"algo": "pets", "hyperparameters": {"world_model": MODEL, **PLANS}, "n_envs": 2},
     "mbpo": {"algo": "mbpo", "hyperparameters": {**NET, **DYNA, "world_model": MODEL}},
     "mbdqn, two environments": {
         "algo": "mbdqn",

@@ -9,7 +9,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from dyna import registry
-from dyna.environments.cart_pole import CartPoleContinuous, CartPoleSwingUp, swing_up_reward
+from dyna.environments.cart_pole import CartPoleContinuous, CartPoleSwingUp, fallen, swing_up_reward
 
 IDS = ["dyna/CartPoleContinuous-v0", "dyna/CartPoleSwingUp-v0"]
 
@@ -59,3 +59,13 @@ def test_the_reward_that_is_told_is_the_one_that_is_paid() -> None:
     up = np.array([0.0, 0.0, 0.0, 1.0, 0.0])
     assert swing_up_reward(up, np.zeros(1), up) == 1.0
     assert swing_up_reward(up, np.ones(1), up) == pytest.approx(0.99)
+
+
+def test_the_end_that_is_told_is_the_one_that_comes() -> None:
+    places = torch.tensor([[0.0, 9, 0, 9], [2.5, 0, 0, 0], [-2.5, 0, 0, 0], [0, 0, 0.21, 0], [0, 0, -0.21, 0]])
+    assert fallen(places, None, places).tolist() == [False, True, True, True, True]
+    for place in places:
+        env = CartPoleContinuous()
+        env.reset(seed=0)
+        env.state = tuple(place * torch.tensor([1, 0, 1, 0]))
+        assert env.step(np.zeros(1))[2] == bool(fallen(place, None, place))
