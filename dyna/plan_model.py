@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dyna.networks import EnsembleLinear, EnsembleMLP
 from dyna.types import Outcome
 from dyna.world_model import EDGE, GaussianEnsemble, bounded
+
+LANES = 16
+"""Outputs of a network come in multiples of this: a float32 product with 11 columns takes 4 times as long as one with 16."""
 
 
 class PlanModel:
@@ -41,11 +45,11 @@ class PlanModel:
 
     def next_mean(self, obs: Tensor, action: Tensor) -> Tensor:
         """Mean next observation: [K, R, S], [K, R, A] -> [K, R, S], env units."""
-        return self._arrived(obs, self._through(self._means, self.model.normalise_input(obs, action)))
+        return self._arrived(obs, self._through(self._means, self.model.normalise_input(obs, action), obs.shape[-1]))
 
     def next_moments(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the next observation: [K, R, S], [K, R, A] -> two of [K, R, S]."""
-        out = self._through(self._moments, self.model.normalise_input(obs, action))
+        out = self._through(self._moments, self.model.normalise_input(obs, action), 2 * obs.shape[-1])
         mean, log_var = out.chunk(2, dim=-1)
         return self._arrived(obs, mean), (0.5 * bounded(log_var)).exp() * self.model.y_std[:-1]
 
@@ -65,28 +69,28 @@ class PlanModel:
         arrived = (next_obs - self._shift) / self._spread
         beyond = torch.tanh((torch.cat([arrived, -arrived], dim=-1) - self._edges) * EDGE)
         features = torch.cat([model.normalise_input(obs, action), arrived, beyond], dim=-1)
-        mean, logit = self._through(self._outcome, features).unbind(dim=-1)
+        mean, logit = self._through(self._outcome, features, 2).unbind(dim=-1)
         return mean * model.y_std[-1] + model.y_mean[-1], torch.sigmoid(logit - model.log_oversampling)
 
     def _arrived(self, obs: Tensor, mean: Tensor) -> Tensor:
         next_obs = torch.addcmul(self.model.y_mean[:-1], mean, self.model.y_std[:-1])
         return next_obs + obs if self._delta else next_obs
 
-    def _through(self, network: EnsembleMLP, x: Tensor) -> Tensor:
+    def _through(self, network: EnsembleMLP, x: Tensor, outputs: int) -> Tensor:
         out: Tensor = network(x.to(self.dtype))
-        return out.to(x.dtype)
+        return out[..., :outputs].to(x.dtype)
 
 
 def _copied(network: EnsembleMLP, members: Tensor, columns: Tensor, dtype: torch.dtype) -> EnsembleMLP:
-    """Some members and some outputs of a network, without gradient for the weights."""
+    """Some members and some outputs of a network, filled up to LANES by zeros, without gradient for the weights."""
     layers = list(network.layers)
-    sizes = [layer.weight.shape[1] for layer in layers] + [len(columns)]
+    sizes = [layer.weight.shape[1] for layer in layers] + [len(columns) + -len(columns) % LANES]
     with torch.device("meta"):  # new weights are neither drawn nor stored
         copy = EnsembleMLP(len(members), sizes[0], sizes[1:-1], sizes[-1], network.activation, network.layer_norm)
     for layer, own in zip(layers, copy.layers, strict=True):
         weight, bias = layer.weight.detach()[members], layer.bias.detach()[members]
         if layer is layers[-1]:
-            weight, bias = weight[..., columns], bias[..., columns]
+            weight, bias = (F.pad(part[..., columns], (0, -len(columns) % LANES)) for part in (weight, bias))
         _put(own, weight.to(dtype), bias.to(dtype))
     return copy
 
