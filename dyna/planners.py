@@ -110,8 +110,8 @@ def icem(
 
     Noise is coloured along time with the exponent `beta`; each iteration draws `decay` times fewer plans than the one
     before, 2 K at least; the share `keep` of the elites stays a candidate, and so does the mean, in every iteration and
-    not in the last alone, since a deadline may make any the last: where all are equal, the plan is the mean. Plans `seeds` [B, M, H, A] are candidates at first:
-    handed the shifted elites of the last plan, these are kept over time.
+    not in the last alone, since a deadline may make any the last: where all are equal, the plan is the mean. Plans
+    `seeds` [B, M, H, A] are candidates at first: handed the shifted elites of the last plan, these are kept over time.
     """
     check_elites(elites, n)
     kept = mean[:, None][:, :0] if seeds is None else seeds

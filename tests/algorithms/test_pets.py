@@ -1,4 +1,4 @@
-"""Laws of PETS; that it keeps a cart-pole up is told in its preset."""
+"""Laws of PETS; what it reaches on its cart-pole is told in docs/decisions.md."""
 
 from pathlib import Path
 from typing import Any
