@@ -271,3 +271,9 @@ def test_what_no_search_can_be_made_with_is_refused(planner: Planner) -> None:
         planner(hilly(TARGET), *blank(), n=5, elites=6, rng=seeded())
     with pytest.raises(UserError, match="iterations must be at least 1, got 0"):
         planner(hilly(TARGET), *blank(), iterations=0, rng=seeded())
+
+
+def test_where_all_plans_are_equal_nothing_moves() -> None:
+    mean = TARGET.clone()
+    plan = icem(lambda actions: torch.ones(actions.shape[:2]), mean, blank()[1], iterations=1, rng=seeded())
+    assert torch.equal(plan.actions, mean)
