@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import pytest
 
 from dyna import checkpoint
@@ -16,8 +21,28 @@ from dyna.compare.execute import Backend, Job, execute
 from dyna.errors import UserError
 from dyna.interrupts import Interrupts
 
+ROOT = Path(__file__).parents[2]
+TOGETHER = 400  # steps of a process until which a run does not wait
+taken = itertools.count()
+
+
+class Gated(gym.Wrapper[Any, Any, Any, Any]):
+    """Pendulum that waits in mid-run until a file is there, so that no run ends before a node is killed."""
+
+    def __init__(self, gate: str) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.gate = Path(gate)
+
+    def step(self, action: Any) -> Any:
+        if next(taken) > TOGETHER:
+            until = time.monotonic() + 120
+            while not self.gate.exists() and time.monotonic() < until:
+                time.sleep(0.02)
+        return super().step(action)
+
+
 GRID = {
-    "env": "Pendulum-v1",
+    "env": f"{__name__}:{Gated.__name__}",
     "algo": "td3",
     "seeds": 2,
     "preset": False,
@@ -29,8 +54,8 @@ GRID = {
 }
 
 
-def run(folder: Path, make: Callable[[Path], Backend], watch: Callable[[Sequence[Job]], None]) -> list[Job]:
-    cells = grids.cells([grids.grid_of(GRID)], folder / "runs")
+def run(folder: Path, gate: Path, make: Callable[[Path], Backend], watch: Callable[[Sequence[Job]], None]) -> list[Job]:
+    cells = grids.cells([grids.grid_of({**GRID, "env_kwargs": {"gate": str(gate)}})], folder / "runs")
     with make(folder) as backend:  # type: ignore[attr-defined]
         return execute(cells, backend, watch, Interrupts())
 
@@ -62,8 +87,12 @@ def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_run_whose_node_dies_goes_on_elsewhere_and_learns_the_same(tmp_path: Path) -> None:
+def test_a_run_whose_node_dies_goes_on_elsewhere_and_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     killed: list[Job] = []
+    gate = tmp_path / "gate"
 
     with two_nodes() as (address, kill):
 
@@ -74,12 +103,13 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_and_learns_the_same(tmp_path: P
             if not killed and len(begun) == 2:
                 killed.extend(begun)
                 kill()
+                gate.touch()
 
         def make(folder: Path) -> Cluster:
             return Cluster(address, threads.Share(2, 1, 2), folder, any_code=False)
 
-        there = run(tmp_path / "there", make, watch)
-    here = run(tmp_path / "here", lambda folder: local.Processes(threads.Share(2, 1, 2), folder), lambda jobs: None)
+        there = run(tmp_path / "there", gate, make, watch)
+    here = run(tmp_path / "here", gate, lambda at: local.Processes(threads.Share(2, 1, 2), at), lambda jobs: None)
 
     assert len(killed) == 2
     logs = [len(list(job.run.path.glob("events.out.tfevents.*"))) for job in there if job.run]
