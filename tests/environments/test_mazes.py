@@ -32,8 +32,8 @@ def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
     return gym.make(env_id, **{**IDS[env_id], **kwargs})
 
 
-def test_every_environment_of_the_room_is_tested() -> None:
-    assert {env_id for env_id in registry.environments() if env_id.startswith("dyna/")} == set(IDS)
+def test_every_maze_is_tested() -> None:
+    assert {env_id for env_id in registry.environments() if env_id.startswith("dyna/") and "Maze" in env_id} == set(IDS)
 
 
 @pytest.mark.parametrize("env_id", IDS)
