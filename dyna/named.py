@@ -6,7 +6,7 @@ import importlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, TypeGuard, get_origin
 
 from dyna.errors import UserError, nearest
 from dyna.imports import user_module
@@ -87,7 +87,8 @@ class ClassNamed(Kind):
             yield from (vars(importlib.import_module(home)) for home in self.homes)
 
     def _fitting(self, found: Any) -> TypeGuard[type]:
-        return isinstance(found, type) and issubclass(found, self.base)
+        # Python 3.10 counts list[int], a type alias of a module, among the types
+        return isinstance(found, type) and get_origin(found) is None and issubclass(found, self.base)
 
 
 @dataclass(frozen=True)
