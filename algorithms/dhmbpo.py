@@ -42,8 +42,11 @@ class DHMBPO(DynaMixin, SAC):
     :param gradient_steps: Updates of actor and critic each time a step was made.
     :param model_every: Environment steps between two fits of the world model.
     :param dream_every: Updates between two distribution rollouts.
-    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from.
-    :param training_horizon: Steps of a training rollout, through which gradients flow.
+    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from; with 0 they
+        begin from real ones.
+    :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
+        critics alone, whose targets look one step ahead.
+    :param mask: How an imagined end stops a training rollout: soft, by its probability, or hard, from one half on.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -70,6 +73,7 @@ class DHMBPO(DynaMixin, SAC):
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
+        mask: str = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
@@ -78,27 +82,29 @@ class DHMBPO(DynaMixin, SAC):
     ) -> None:
         if isinstance(policy, type) and not issubclass(policy, BoundedSACPolicy):
             raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
-        at_least_one = {
-            "model_every": model_every,
-            "dream_every": dream_every,
-            "distribution_horizon": distribution_horizon,
-            "training_horizon": training_horizon,
-        }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        for name, value, least in (
+            ("model_every", model_every, 1),
+            ("dream_every", dream_every, 1),
+            ("distribution_horizon", distribution_horizon, 0),
+            ("training_horizon", training_horizon, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+        if mask not in ("soft", "hard"):
+            raise UserError(f"mask must be soft or hard, got {mask!r}")
         if batch_size < world_model.members:
             raise UserError(
                 f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
             )
         self.model_every, self.dream_every = model_every, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
+        self.mask = mask
         generations = -(-model_every // dream_every) + 1
         self.settle(
             world_model=world_model,
             truncate=truncate,
             real_share=0.0,
-            imagined_capacity=generations * batch_size * distribution_horizon,
+            imagined_capacity=generations * batch_size * max(distribution_horizon, 1),
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
@@ -130,7 +136,7 @@ class DHMBPO(DynaMixin, SAC):
         batch_size -= batch_size % self.world_model.settings.members
         losses = []
         for _ in range(gradient_steps):
-            if self._n_updates % self.dream_every == 0 or self.imagined.size == 0:
+            if self.distribution_horizon and (self._n_updates % self.dream_every == 0 or self.imagined.size == 0):
                 self.dream(batch_size, self.distribution_horizon, keep_versions=1)
             losses.append(self._update(batch_size))
             self._n_updates += 1
@@ -152,11 +158,13 @@ class DHMBPO(DynaMixin, SAC):
     def _update(self, batch_size: int) -> Losses:
         """One step of critic, actor and entropy coefficient on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, self._alpha()
-        start = self.imagined.sample_transitions(batch_size).obs
-        rollout = expand(self.world_model, self._sample, start, self.training_horizon, rng=self.rng)
+        start = self._starts(batch_size)
+        horizon, hard = max(self.training_horizon, 1), self.mask == "hard"
+        rollout = expand(self.world_model, self._sample, start, horizon, hard=hard, rng=self.rng)
         target = self._target(rollout.detach(), alpha)
-        last = critic.values(rollout.last_obs, rollout.action[-1]).mean(dim=0)
-        actor_loss = -rollout.returns(last, alpha=alpha, gamma=self.gamma).mean()
+        ahead = rollout if self.training_horizon else rollout.at_once(start)
+        last = critic.values(ahead.last_obs, ahead.action[-1]).mean(dim=0)
+        actor_loss = -ahead.returns(last, alpha=alpha, gamma=self.gamma).mean()
         error = (critic.values(start, rollout.action[0].detach()) - target) / critic.scale
         critic_loss = error.square().mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
@@ -167,6 +175,12 @@ class DHMBPO(DynaMixin, SAC):
             excess = entropy - float(self.target_entropy)
             actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
+
+    def _starts(self, rows: int) -> Tensor:
+        """The states [B, S] that an update begins from."""
+        if self.distribution_horizon:
+            return self.imagined.sample_transitions(rows).obs
+        return self.replay_buffer.sample_obs(rows)
 
     def _target(self, rollout: Expansion, alpha: Tensor) -> Tensor:
         """Value expansion of the first state and action [B], with the lower of two target critics at the end."""

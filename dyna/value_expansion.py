@@ -38,13 +38,19 @@ class Expansion(NamedTuple):
         """The same numbers without gradient."""
         return Expansion(*(part.detach() for part in self))
 
+    def at_once(self, start: Tensor) -> Expansion:
+        """The same without its steps, from `start` [B, S]: the first action is the last."""
+        return Expansion(self.action[:1], self.log_prob[:1], self.reward[:0], self.alive[:1], start)
 
-def expand(model: GaussianEnsemble, policy: Sampler, start: Tensor, horizon: int, *, rng: torch.Generator) -> Expansion:
+
+def expand(
+    model: GaussianEnsemble, policy: Sampler, start: Tensor, horizon: int, *, hard: bool = False, rng: torch.Generator
+) -> Expansion:
     """Roll the policy from `start` [B, S], env units, through the model for `horizon` steps, with gradients.
 
     Every member takes an equal part of the rows through all steps (TS-infinity: Chua et al. 2018, section 5.1), so
     there must be a multiple of E rows; raises ValueError otherwise. The end of the task is not drawn: a step counts
-    with the probability that it is reached, which keeps the gradient.
+    with the probability that it is reached, which keeps the gradient. `hard` makes this 0 or 1, without gradient.
     """
     members = model.settings.members
     if len(start) % members:
@@ -56,7 +62,7 @@ def expand(model: GaussianEnsemble, policy: Sampler, start: Tensor, horizon: int
         action, log_prob = policy(obs)
         outcome = _step(model, obs, action, rng)
         steps.append((action, log_prob, outcome.reward))
-        alive = alive * (1 - outcome.terminated)
+        alive = alive * (1 - ((outcome.terminated > 0.5).float() if hard else outcome.terminated))
         alives.append(alive)
         obs = outcome.next_obs
     action, log_prob = policy(obs)

@@ -79,6 +79,25 @@ def test_gradients_through_the_model_teach_a_one_step_choice() -> None:
     assert np.abs(agent.predict(obs, deterministic=True)[0] - obs).mean() < 0.15
 
 
+def test_without_a_horizon_updates_begin_from_real_states() -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "distribution_horizon": 0}).learn(120)
+    assert agent.updates["critic"] == 120 and agent.imagined.size == 0
+    real = {tuple(row) for row in agent.replay_buffer.all_transitions().obs.tolist()}
+    assert {tuple(row) for row in agent._starts(32).tolist()} <= real
+
+
+def test_without_a_training_rollout_only_the_critics_move_the_actor() -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "training_horizon": 0, "ent_coef": 0.0}).learn(120)
+    with torch.no_grad():  # values that no action changes
+        for layer in agent.critic.q_networks.layers:
+            layer.weight.zero_()
+    agent.actor.optimizer = torch.optim.SGD(agent.actor.parameters(), lr=1.0)
+    before = [parameter.clone() for parameter in agent.actor.parameters()]
+    agent.train(1, 32)
+    for old, new in zip(before, agent.actor.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
 def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
     before = [parameter.clone() for parameter in dreamer.world_model.parameters()]
     dreamer.train(3, 32)
@@ -89,7 +108,8 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"training_horizon": 0}, "training_horizon must be at least 1, got 0"),
+        ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
+        ({"mask": "firm"}, "mask must be soft or hard, got 'firm'"),
         ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
         ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),

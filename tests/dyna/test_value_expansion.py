@@ -46,6 +46,21 @@ def test_the_end_counts_by_its_probability() -> None:
     torch.testing.assert_close(expansion.alive[:, 0], torch.tensor([1.0, 0.75, 0.5625]))
 
 
+def test_a_hard_end_is_likely_or_none_at_all() -> None:
+    p = torch.tensor([0.25, 0.75] * 3)
+    world = model(ones, lambda *_: p)
+    expansion = expand(world, still, torch.randn(6, 2), 2, hard=True, rng=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(expansion.alive[:, :2], torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
+
+
+def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> None:
+    start = torch.randn(6, 2)
+    at_once = rolled(model(ones, ones)).at_once(start)
+    found = at_once.returns(torch.arange(6.0), alpha=torch.tensor(0.0), gamma=0.5)
+    torch.testing.assert_close(found, torch.arange(6.0))
+    assert at_once.last_obs is start
+
+
 def test_entropy_is_paid_for_every_action() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)), horizon=1)._replace(
         log_prob=torch.tensor([[-1.0], [-3.0]]).expand(2, 6)
