@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -25,6 +23,7 @@ from dyna.plan_scores import mean_propagation, trajectory_sampling
 from dyna.planners import cem, mppi
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
+from tests.benchmarks.timing import interleaved, machine, products
 
 OBS, ACTION = 11, 3
 MBRL_LIB = EnsembleSettings(members=7, elites=5, width=200, depth=4, target="delta")
@@ -45,9 +44,8 @@ def main() -> None:
         jobs[f"MPPI plan, {name}"] = policy_seeded(ensemble(EnsembleSettings(target="delta")), dtype)
         jobs[f"216 candidates of 20 steps, {name}"] = scored(ensemble(EnsembleSettings(target="delta")), dtype)
         jobs[f"20 matrix products of 512, {name}"] = products(dtype)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {arguments.threads} torch threads")
     measured = interleaved(jobs, arguments.repeats)
-    print(f"load meanwhile {os.getloadavg()[0]:.1f}\n\n| what | wall ms | lowest | processor ms | lowest |")
+    print(f"{machine()}\n\n| what | wall ms | lowest | processor ms | lowest |")
     print("|---|---|---|---|---|")
     for name, (wall, processor) in measured.items():
         cells = [statistics.median(wall), min(wall), statistics.median(processor), min(processor)]
@@ -109,29 +107,6 @@ def scored(world_model: GaussianEnsemble, dtype: torch.dtype) -> Callable[[], ob
         return score(plans)
 
     return job
-
-
-def products(dtype: torch.dtype) -> Callable[[], object]:
-    a = torch.ones(512, 512, dtype=dtype) / 512
-
-    def job() -> None:
-        for _ in range(20):
-            a @ a
-
-    return job
-
-
-def interleaved(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds on the wall and of the processor of every job, all jobs in turn, after one turn that is not counted."""
-    seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in jobs}
-    for turn in range(repeats + 1):
-        for name, job in jobs.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            job()
-            if turn:
-                seconds[name][0].append(time.perf_counter() - wall)
-                seconds[name][1].append(time.process_time() - processor)
-    return seconds
 
 
 if __name__ == "__main__":

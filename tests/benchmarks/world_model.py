@@ -1,6 +1,6 @@
 """The world model's speed at mbrl-lib's setting: 7 members of 4x200, batch 256, Hopper's sizes.
 
-    python tests/benchmarks/world_model.py [--threads 2]
+    python -m tests.benchmarks.world_model [--threads 2]
 
 Prints training steps a second and imagined one-step transitions a second, as medians of interleaved repeats, of three:
 the world model whole (next state, and networks of their own for reward and termination); one stacked network for next
@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -26,6 +24,7 @@ from dyna import fitting
 from dyna.networks import EnsembleMLP, silu
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble, bounded
+from tests.benchmarks.timing import PRODUCT_FLOP, interleaved, machine, products
 
 OBS, ACTION, ROWS = 11, 3, 50_000
 SETTINGS = EnsembleSettings(members=7, elites=5, width=200, depth=4, batch_size=256, target="delta")
@@ -49,40 +48,20 @@ def main() -> None:
         for block in range(0, ROWS, chunk):
             model.sample_step(obs[block : block + chunk], action[block : block + chunk], rng=rng)
 
-    measured = interleaved(
-        {
-            "training steps a second": (20, lambda: fitting.update(model, rows, adam, 20, rng)),
-            "training steps a second, one network": (20, lambda: stacked.train(20)),
-            "training steps a second, one network, loop over members": (5, lambda: loop.train(5)),
-            "imagined transitions a second": (ROWS, dream),
-            "imagined transitions a second, one network": (ROWS, lambda: stacked.dream(obs, action)),
-            "imagined transitions a second, one network, loop over members": (ROWS, lambda: loop.dream(obs, action)),
-            "float32 matrix products, GFLOP/s": (2 * 512**3 * 20 / 1e9, products),
-        },
-        arguments.repeats,
-    )
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {arguments.threads} torch threads\n")
-    print("| what | median | lowest | highest |\n|---|---|---|---|")
-    for name, rates in measured.items():
+    jobs: dict[str, tuple[float, Callable[[], object]]] = {
+        "training steps a second": (20, lambda: fitting.update(model, rows, adam, 20, rng)),
+        "training steps a second, one network": (20, lambda: stacked.train(20)),
+        "training steps a second, one network, loop over members": (5, lambda: loop.train(5)),
+        "imagined transitions a second": (ROWS, dream),
+        "imagined transitions a second, one network": (ROWS, lambda: stacked.dream(obs, action)),
+        "imagined transitions a second, one network, loop over members": (ROWS, lambda: loop.dream(obs, action)),
+        "float32 matrix products, GFLOP/s": (PRODUCT_FLOP / 1e9, products()),
+    }
+    measured = interleaved({name: job for name, (_, job) in jobs.items()}, arguments.repeats)
+    print(f"{machine()}\n\n| what | median | lowest | highest |\n|---|---|---|---|")
+    for name, (amount, _) in jobs.items():
+        rates = [amount / seconds for seconds in measured[name].wall]
         print(f"| {name} | {statistics.median(rates):,.0f} | {min(rates):,.0f} | {max(rates):,.0f} |")
-
-
-def interleaved(jobs: dict[str, tuple[float, Callable[[], None]]], repeats: int) -> dict[str, list[float]]:
-    """Rates of every job, all jobs in turn, after one turn that is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeats + 1):
-        for name, (amount, job) in jobs.items():
-            start = time.perf_counter()
-            job()
-            if turn:
-                rates[name].append(amount / (time.perf_counter() - start))
-    return rates
-
-
-def products() -> None:
-    a = torch.ones(512, 512)
-    for _ in range(20):
-        a = (a @ a).clamp_(0, 1)
 
 
 class Stacked:
