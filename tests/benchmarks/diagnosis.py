@@ -1,0 +1,153 @@
+"""What a run of `mbpo` or `dhmbpo` believes, held against what happens: model error by depth, ends, values, rewards.
+
+    python -m tests.benchmarks.diagnosis RUN [--which last] [--episodes 10] [--deterministic]
+
+Plays episodes with the policy of a run, on seeds that training did not see, and prints how far the world model is off
+when it replays their actions, how well it knows their ends, and what the critics said of the steps beside the
+discounted return that followed, entropy included. Steps whose return was cut by a time limit are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from dyna import actor_critic, agents, envs, evaluate, runs
+from dyna.fitting import windows
+from dyna.imagination import horizon_error
+from dyna.types import Transitions
+
+DEPTHS = (1, 5, 20)
+FORGOTTEN = 0.01  # a return is whole where what was cut off weighs less
+
+
+class Played(NamedTuple):
+    """Steps of whole episodes, in order."""
+
+    steps: Transitions  # [B, .]
+    log_prob: Tensor  # [B] nats, of the actions
+    last: Tensor  # [B] whether an episode ends with the step, by itself or by a time limit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--which", default="last", choices=["last", "best"], help="model of the run (last)")
+    parser.add_argument("--episodes", type=int, default=10, help="to play (10)")
+    parser.add_argument("--deterministic", action="store_true", help="play the mean action; values are of sampled ones")
+    arguments = parser.parse_args()
+    run = runs.open(arguments.run)
+    env = envs.make_evaluation(run.config)
+    agent: Any = agents.make_player(run.config, env)
+    agents.load(agent, run.path / f"{arguments.which}_model")
+    env.seed(evaluate.stream(run.config.seed, 7))
+    torch.manual_seed(0)
+    played = play(agent, env, arguments.episodes, arguments.deterministic)
+    print(f"{run.path}: {int(played.last.sum())} episodes, {len(played.last)} steps, ", end="")
+    print(f"mean return {float(played.steps.reward.sum() / played.last.sum()):.1f}\n")
+    model_error(agent, played)
+    ends(agent, played)
+    values(agent, played, temperature(run.path))
+
+
+def temperature(path: Path) -> float:
+    """The newest weight of the entropy, which belongs to training and is not in a saved model."""
+    with (path / "progress.csv").open(newline="") as file:
+        told = [row.get("train/ent_coef") or row.get("train/alpha") for row in csv.DictReader(file)]
+    return float([value for value in told if value][-1])
+
+
+@torch.no_grad()
+def play(agent: SAC, env: VecEnv, episodes: int, deterministic: bool) -> Played:
+    """Whole episodes in one environment."""
+    rows: list[tuple[Tensor, ...]] = []
+    log_probs, last = [], []
+    obs = torch.as_tensor(env.reset(), dtype=torch.float32)
+    while sum(last) < episodes:
+        noise = torch.zeros(1, env.action_space.shape[0]) if deterministic else None  # type: ignore[index]
+        action, log_prob = actor_critic.sample_action(agent.actor, obs, noise)
+        told, rewards, dones, infos = env.step(agent.policy.unscale_action(action.numpy()))
+        info = infos[0]
+        after = torch.as_tensor(info["terminal_observation"] if dones[0] else told[0], dtype=torch.float32)
+        ended = bool(dones[0]) and not info.get("TimeLimit.truncated", False)
+        rows.append((obs[0], action[0], torch.tensor(float(rewards[0])), after, torch.tensor(float(ended))))
+        log_probs.append(log_prob[0])
+        last.append(bool(dones[0]))
+        obs = torch.as_tensor(told, dtype=torch.float32)
+    return Played(Transitions(*map(torch.stack, zip(*rows, strict=True))), torch.stack(log_probs), torch.tensor(last))
+
+
+def model_error(agent: Any, played: Played) -> None:
+    """Prints the open-loop error by depth, in standard deviations of what really happened."""
+    print("| depth | state error | reward error | coverage of 90 % | reward, real | reward, imagined |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for depth in DEPTHS:
+        rows = windows(played.steps, depth) if depth > 1 else torch.arange(len(played.last)).unsqueeze(1)
+        if not len(rows):
+            continue
+        window = Transitions(*(part[rows] for part in played.steps))
+        error = horizon_error(agent.world_model, window)
+        cells = [float(part[-1]) for part in error]
+        real, imagined = float(window.reward[:, -1].mean()), float(replayed_reward(agent, window).mean())
+        print(f"| {depth} | " + " | ".join(f"{cell:.3f}" for cell in [*cells, real, imagined]) + " |")
+    print()
+
+
+@torch.no_grad()
+def replayed_reward(agent: Any, window: Transitions) -> Tensor:
+    """What the model pays [W] for the last of the actions of real windows [W, L, .], replayed from their start."""
+    obs, reward = window.obs[:, 0], window.reward[:, 0]
+    for action in window.action.unbind(1):
+        mean = agent.world_model.predict(obs, action).mean.mean(0)
+        obs, reward = mean[:, :-1], mean[:, -1]
+    return reward
+
+
+@torch.no_grad()
+def ends(agent: Any, played: Played) -> None:
+    """Prints how many ends the model saw coming, a step ahead, and how often it cried wolf."""
+    real = played.steps.terminated > 0
+    told = agent.world_model.predict(played.steps.obs, played.steps.action).p_terminated.mean(0) > 0.5
+    hits = int((real & told).sum())
+    f1 = 2 * hits / max(1, int(real.sum()) + int(told.sum()))
+    print(f"ends: {int(real.sum())} real, {int(told.sum())} foretold, {hits} of them rightly, F1 {f1:.2f}\n")
+
+
+@torch.no_grad()
+def values(agent: Any, played: Played, alpha: float) -> None:
+    """Prints the critics' values beside the discounted returns that followed, entropy weighed by `alpha`."""
+    gamma = agent.gamma
+    value = agent.critic(played.steps.obs, played.steps.action)
+    said = torch.stack(value).squeeze(-1)  # [critics, B]
+    found, whole = torch.zeros(len(played.last)), torch.zeros(len(played.last), dtype=torch.bool)
+    following, weight = 0.0, 0.0  # of the next step: soft return, and what a cut before it weighs
+    for i in reversed(range(len(played.last))):
+        if played.last[i]:
+            following, weight = 0.0, 0.0 if played.steps.terminated[i] else 1.0
+        else:
+            following -= alpha * float(played.log_prob[i + 1])
+        found[i] = following = float(played.steps.reward[i]) + gamma * following
+        weight *= gamma
+        whole[i] = weight < FORGOTTEN
+    said, found = said[:, whole], found[whole]
+    if len(found) < 2:
+        print("values: no step whose return is whole")
+        return
+    mean = said.mean(0)
+    print(
+        f"values of {len(found)} steps: said {mean.mean():.1f}, lower of all critics {said.amin(0).mean():.1f}, ",
+        end="",
+    )
+    print(f"found {found.mean():.1f}, correlation {torch.corrcoef(torch.stack([mean, found]))[0, 1]:.2f}, ", end="")
+    print(f"root mean squared error {(mean - found).square().mean().sqrt():.1f}, temperature {alpha:.4f}")
+
+
+if __name__ == "__main__":
+    main()
