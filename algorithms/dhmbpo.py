@@ -156,17 +156,19 @@ class DHMBPO(DynaMixin, SAC):
         return actor_critic.sample_action(self.actor, obs, noise)
 
     def _update(self, batch_size: int) -> Losses:
-        """One step of critic, actor and entropy coefficient on one training rollout."""
+        """One step of critics, actor and entropy coefficient on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, self._alpha()
         start = self._starts(batch_size)
         horizon, hard = max(self.training_horizon, 1), self.mask == "hard"
         rollout = expand(self.world_model, self._sample, start, horizon, hard=hard, rng=self.rng)
-        target = self._target(rollout.detach(), alpha)
-        ahead = rollout if self.training_horizon else rollout.at_once(start)
-        last = critic.values(ahead.last_obs, ahead.action[-1]).mean(dim=0)
-        actor_loss = -ahead.returns(last, alpha=alpha, gamma=self.gamma).mean()
-        error = (critic.values(start, rollout.action[0].detach()) - target) / critic.scale
-        critic_loss = error.square().mean(dim=1).sum()
+        target = self._targets(rollout.detach(), alpha)
+        ahead = rollout if self.training_horizon else rollout.at_once()
+        last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
+        value = ahead.action_values(last, alpha=alpha, gamma=self.gamma)[0]
+        actor_loss = (alpha * rollout.log_prob[0] - value).mean()
+        obs, action = (part[:-1].detach().flatten(0, 1) for part in (rollout.obs, rollout.action))
+        error = (critic.values(obs, action) - target) / critic.scale
+        critic_loss = (rollout.alive[:-1].detach().flatten() * error.square()).mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
         actor_critic.step(critic.optimizer, critic_loss)
         actor_critic.update_target(critic, self.critic_target, self.tau)
@@ -182,14 +184,13 @@ class DHMBPO(DynaMixin, SAC):
             return self.imagined.sample_transitions(rows).obs
         return self.replay_buffer.sample_obs(rows)
 
-    def _target(self, rollout: Expansion, alpha: Tensor) -> Tensor:
-        """Value expansion of the first state and action [B], with the lower of two target critics at the end."""
+    def _targets(self, rollout: Expansion, alpha: Tensor) -> Tensor:
+        """Value expansions [H * B] of all actions but the last, whose value is the lower of two target critics'."""
         with torch.no_grad():
-            last = self.critic_target.values(rollout.last_obs, rollout.action[-1])
+            last = self.critic_target.values(rollout.obs[-1], rollout.action[-1])
             pair = torch.randperm(len(last), generator=self.rng, device=last.device)[:2]
-            value = rollout.returns(last[pair].amin(dim=0), alpha=alpha, gamma=self.gamma)
-            value += alpha * rollout.log_prob[0]  # the first action is given: its entropy is none of Q's
-            return value.clamp(self.critic.low, self.critic.high)
+            values = rollout.action_values(last[pair].amin(dim=0), alpha=alpha, gamma=self.gamma)[:-1]
+            return values.flatten().clamp(self.critic.low, self.critic.high)
 
     def _set_units(self) -> None:
         """After a fit: the policy sees in the model's units, the critics know the range of returns."""

@@ -22,25 +22,33 @@ Sampler = Callable[[Tensor], tuple[Tensor, Tensor]]
 class Expansion(NamedTuple):
     """H imagined steps with their gradients, and the state and action that follow them."""
 
+    obs: Tensor  # [H+1, B, S] env units
     action: Tensor  # [H+1, B, A] in [-1, 1]
     log_prob: Tensor  # [H+1, B] nats
     reward: Tensor  # [H, B] env units
-    alive: Tensor  # [H+1, B] probability that the task has not ended before the step; 1 at first
-    last_obs: Tensor  # [B, S] env units
+    end: Tensor  # [H, B] probability that the step ends the task
 
-    def returns(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
-        """Discounted entropy-regularised return [B] from the first state on, given Q [B] of the last action."""
-        discount = gamma ** torch.arange(len(self.alive), device=last_value.device).unsqueeze(1)
-        gain = torch.cat([self.reward, last_value.unsqueeze(0)]) - alpha * self.log_prob
-        return (discount * self.alive * gain).sum(0)
+    @property
+    def alive(self) -> Tensor:
+        """Probability [H+1, B] that the task has not ended before the step; 1 at first."""
+        return torch.cat([torch.ones_like(self.log_prob[:1]), (1 - self.end).cumprod(dim=0)])
+
+    def action_values(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
+        """Discounted entropy-regularised return [H+1, B] of every action, the last one's [B] given."""
+        values = [last_value]
+        for reward, end, log_prob in zip(
+            *(part.flip(0) for part in (self.reward, self.end, self.log_prob[1:])), strict=True
+        ):
+            values.append(reward + gamma * (1 - end) * (values[-1] - alpha * log_prob))
+        return torch.stack(values[::-1])
 
     def detach(self) -> Expansion:
         """The same numbers without gradient."""
         return Expansion(*(part.detach() for part in self))
 
-    def at_once(self, start: Tensor) -> Expansion:
-        """The same without its steps, from `start` [B, S]: the first action is the last."""
-        return Expansion(self.action[:1], self.log_prob[:1], self.reward[:0], self.alive[:1], start)
+    def at_once(self) -> Expansion:
+        """The same without its steps: the first action is the last."""
+        return Expansion(self.obs[:1], self.action[:1], self.log_prob[:1], self.reward[:0], self.end[:0])
 
 
 def expand(
@@ -55,24 +63,22 @@ def expand(
     members = model.settings.members
     if len(start) % members:
         raise ValueError(f"rows must be a multiple of the {members} members, got {len(start)}")
-    obs, alive = start, torch.ones(len(start), device=start.device)
-    steps: list[tuple[Tensor, Tensor, Tensor]] = []
-    alives = [alive]
+    obs = start
+    steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     for _ in range(horizon):
         action, log_prob = policy(obs)
         outcome = _step(model, obs, action, rng)
-        steps.append((action, log_prob, outcome.reward))
-        alive = alive * (1 - ((outcome.terminated > 0.5).float() if hard else outcome.terminated))
-        alives.append(alive)
+        end = (outcome.terminated > 0.5).to(obs) if hard else outcome.terminated
+        steps.append((obs, action, log_prob, outcome.reward, end))
         obs = outcome.next_obs
     action, log_prob = policy(obs)
-    actions, log_probs, rewards = zip(*steps, strict=True)
+    passed, actions, log_probs, rewards, ends = zip(*steps, strict=True)
     return Expansion(
+        obs=torch.stack([*passed, obs]),
         action=torch.stack([*actions, action]),
         log_prob=torch.stack([*log_probs, log_prob]),
         reward=torch.stack(rewards),
-        alive=torch.stack(alives),
-        last_obs=obs,
+        end=torch.stack(ends),
     )
 
 

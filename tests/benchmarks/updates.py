@@ -118,7 +118,7 @@ def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, fl
             (agent, "fit_world_model", lambda *_: FIT),
             (agent, "dream", lambda *_: DISTRIBUTION),
             (dhmbpo, "expand", lambda *_: TRAINING),
-            (agent, "_target", lambda *_: TARGET),
+            (agent, "_targets", lambda *_: TARGET),
             (actor_critic, "step", of_optimiser),
         ):
             patch.setattr(owner, name, watched(getattr(owner, name), part))

@@ -29,16 +29,17 @@ def rolled(world: GaussianEnsemble, horizon: int = 3) -> Expansion:
     return expand(world, still, torch.randn(6, 2), horizon, rng=torch.Generator().manual_seed(1))
 
 
-def test_returns_are_discounted_and_end_in_the_last_value() -> None:
+def test_values_are_discounted_returns_that_end_in_the_last_value() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)))
-    found = expansion.returns(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
-    torch.testing.assert_close(found, torch.full((6,), 1 + 0.5 + 0.25 + 0.125 * 10))
+    found = expansion.action_values(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    expected = torch.tensor([1 + 0.5 + 0.25 + 0.125 * 10, 1 + 0.5 + 0.25 * 10, 1 + 0.5 * 10, 10.0])
+    torch.testing.assert_close(found, expected[:, None].expand(4, 6))
 
 
 def test_nothing_counts_after_the_end() -> None:
     expansion = rolled(model(ones, ones))
-    found = expansion.returns(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
-    torch.testing.assert_close(found, torch.ones(6))
+    found = expansion.action_values(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    torch.testing.assert_close(found[:-1], torch.ones(3, 6))
 
 
 def test_the_end_counts_by_its_probability() -> None:
@@ -54,19 +55,18 @@ def test_a_hard_end_is_likely_or_none_at_all() -> None:
 
 
 def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> None:
-    start = torch.randn(6, 2)
-    at_once = rolled(model(ones, ones)).at_once(start)
-    found = at_once.returns(torch.arange(6.0), alpha=torch.tensor(0.0), gamma=0.5)
-    torch.testing.assert_close(found, torch.arange(6.0))
-    assert at_once.last_obs is start
+    whole = rolled(model(ones, ones))
+    found = whole.at_once().action_values(torch.arange(6.0), alpha=torch.tensor(0.0), gamma=0.5)
+    torch.testing.assert_close(found, torch.arange(6.0)[None])
+    assert torch.equal(whole.at_once().obs[-1], whole.obs[0])
 
 
-def test_entropy_is_paid_for_every_action() -> None:
+def test_entropy_is_paid_for_every_action_to_come() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)), horizon=1)._replace(
         log_prob=torch.tensor([[-1.0], [-3.0]]).expand(2, 6)
     )
-    found = expansion.returns(torch.zeros(6), alpha=torch.tensor(2.0), gamma=0.5)
-    torch.testing.assert_close(found, torch.full((6,), (1 + 2.0) + 0.5 * 6.0))
+    found = expansion.action_values(torch.zeros(6), alpha=torch.tensor(2.0), gamma=0.5)
+    torch.testing.assert_close(found[0], torch.full((6,), 1 + 0.5 * 6.0))
 
 
 def test_the_gradient_is_that_of_the_return() -> None:
@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_the_return() -> None:
 
         rng = torch.Generator().manual_seed(1)
         expansion = expand(world, act, start, 3, rng=rng)
-        return expansion.returns(expansion.last_obs.sum(1), alpha=torch.zeros(()), gamma=0.9).sum()
+        return expansion.action_values(expansion.obs[-1].sum(1), alpha=torch.zeros(()), gamma=0.9)[0].sum()
 
     torch.set_default_dtype(torch.double)
     try:
@@ -101,7 +101,7 @@ def test_each_member_rolls_rows_of_its_own() -> None:
         last.bias[:, 0, 2:] = -1e3  # the least noise
     expansion = expand(world, still, torch.zeros(6, 2), 4, rng=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        expansion.last_obs[:, 0], torch.tensor([0.0, 0.0, 4.0, 4.0, 8.0, 8.0]), atol=0.05, rtol=0.0
+        expansion.obs[-1, :, 0], torch.tensor([0.0, 0.0, 4.0, 4.0, 8.0, 8.0]), atol=0.05, rtol=0.0
     )
 
 
