@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from dyna.networks import EnsembleLinear, EnsembleMLP
 from dyna.types import Outcome
-from dyna.world_model import EDGE, GaussianEnsemble, bounded
+from dyna.world_model import GaussianEnsemble, bounded
 
 LANES = 16
 """Outputs come in multiples of this: a float32 product takes four times as long with 11 columns as with 16 (MKL)."""
@@ -34,10 +34,6 @@ class PlanModel:
         self.knows_outcome = model.reward_fn is not None and model.termination_fn is not None
         size = model.obs_size
         self._delta = bool(model.delta)  # asked once: on a GPU, each question waits
-        self._shift, self._spread = model.x_mean[:size], model.x_std[:size]
-        # the edges of the box of living states, as in `GaussianEnsemble.outcome_head`
-        edges = [(model.alive_high - self._shift) / self._spread, (self._shift - model.alive_low) / self._spread]
-        self._edges = torch.cat(edges)
         columns = torch.arange(2 * size, device=chosen.device)
         self._means = _copied(model.state_network, chosen, columns[:size], dtype)
         self._moments = _copied(model.state_network, chosen, columns, dtype)
@@ -64,11 +60,9 @@ class PlanModel:
         return known.reward.view(shape), known.terminated.view(shape)
 
     def _learned(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> tuple[Tensor, Tensor]:
-        """As `GaussianEnsemble.outcome_head` has it."""
+        """As `outcome`, from the outcome networks alone."""
         model = self.model
-        arrived = (next_obs - self._shift) / self._spread
-        beyond = torch.tanh((torch.cat([arrived, -arrived], dim=-1) - self._edges) * EDGE)
-        features = torch.cat([model.normalise_input(obs, action), arrived, beyond], dim=-1)
+        features = model.outcome_input(model.normalise_input(obs, action), next_obs)
         mean, logit = self._through(self._outcome, features, 2).unbind(dim=-1)
         return mean * model.y_std[-1] + model.y_mean[-1], torch.sigmoid(logit - model.log_oversampling)
 

@@ -225,13 +225,16 @@ class GaussianEnsemble(nn.Module):
 
     def outcome_head(self, x: Tensor, next_obs: Tensor, members: Tensor | None = None) -> OutcomeHead:
         """Normalised input [E, B, S+A] and raw next observation [E, B, S] -> reward and termination."""
+        mean, log_var, logit = self.outcome_network(self.outcome_input(x, next_obs), members).unbind(dim=-1)
+        return OutcomeHead(mean, bounded(log_var), logit)
+
+    def outcome_input(self, x: Tensor, next_obs: Tensor) -> Tensor:
+        """Normalised input [E, B, S+A] and raw next observation [E, B, S] -> what the outcome networks see."""
         arrived = (next_obs - self.x_mean[: self.obs_size]) / self.x_std[: self.obs_size]
         # most tasks end where one quantity leaves an interval; a plain network finds such an edge only slowly
         scale = self.x_std[: self.obs_size] / EDGE
         beyond = torch.cat([next_obs - self.alive_high, self.alive_low - next_obs], dim=-1) / torch.cat([scale, scale])
-        features = torch.cat([x, arrived, beyond.tanh()], dim=-1)
-        mean, log_var, logit = self.outcome_network(features, members).unbind(dim=-1)
-        return OutcomeHead(mean, bounded(log_var), logit)
+        return torch.cat([x, arrived, beyond.tanh()], dim=-1)
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""
