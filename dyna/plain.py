@@ -17,8 +17,6 @@ from dyna.errors import UserError
 
 MOST = 100_000
 """Values that a text may stand for."""
-_COMMENT = re.compile(r"(?:^|\s)#")
-_QUOTED = re.compile(r""""[^"]*"|'[^']*'""")
 _SCHEMA = {
     "null": r"~|null|Null|NULL|None|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -86,7 +84,7 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
         path = key.strip().split(".")
         if not (equals and text.strip() and all(path)):
             raise UserError(f"{item!r} is not KEY=VALUE: write it as in batch_size=256")
-        if _COMMENT.search(_QUOTED.sub("", text)):  # what follows would be dropped and nobody told
+        if _has_comment(text):  # what follows would be dropped and nobody told
             raise UserError(
                 f"{_short(item)!r} has a # that begins a comment: put quotes round the text, as in a='[\"#b\"]'"
             )
@@ -95,6 +93,19 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
             value = {name: value}
         found = merge(found, value)
     return found
+
+
+def _has_comment(text: str) -> bool:
+    """Whether a # stands between the tokens of a YAML text, up to the first place where it is no YAML."""
+    end = 0
+    try:
+        for token in yaml.scan(text):
+            if "#" in text[end : token.start_mark.index]:
+                return True
+            end = token.end_mark.index
+    except (yaml.YAMLError, ValueError):
+        pass  # `read` tells
+    return False
 
 
 def _refuse_large(data: Any, text: str) -> None:

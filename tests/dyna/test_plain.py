@@ -74,17 +74,31 @@ def test_dotted_keys_reach_inside() -> None:
     assert plain.assignments(["a.b=1", "a.c=[2]", "d=x=y"]) == {"a": {"b": 1, "c": [2]}, "d": "x=y"}
 
 
-@pytest.mark.parametrize("item", ["map=#.S", "map=[S.., #.., ..G]", "map=S.. #.. ..G", "a='#' #", "a=1 # one"])
+@pytest.mark.parametrize(
+    "item",
+    [
+        "map=#.S",
+        "map=[S.., #.., ..G]",
+        "map=S.. #.. ..G",
+        "a='#' #",
+        "a=1 # one",
+        "map=[#.S, G..]",
+        "a=[1, 2]#3",
+        "a={b: 1}#c",
+        "a=it's #1's",
+    ],
+)
 def test_nothing_is_lost_to_a_comment(item: str) -> None:
     with pytest.raises(UserError, match="has a # that begins a comment: put quotes round the text"):
         plain.assignments([item])
 
 
 def test_a_number_sign_in_a_text_is_part_of_it() -> None:
-    assert plain.assignments(["map=[S.#, .#G]", "a='# b'", "c=[\"#S\", '.#']"]) == {
+    assert plain.assignments(["map=[S.#, .#G]", "a='# b'", "c=[\"#S\", '.#']", 'd="a \\" # b"']) == {
         "map": ["S.#", ".#G"],
         "a": "# b",
         "c": ["#S", ".#"],
+        "d": 'a " # b',
     }
 
 
