@@ -26,7 +26,7 @@ from dyna.planners import cem, icem
 from dyna.plans import Plan, shifted
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
-START_STD = 0.5  # of the first iteration: actions in [-1, 1] are two deviations from the middle (the authors' code)
+START_STD = 0.5  # of the first iteration: the bounds -1 and 1 are two deviations from the middle (the authors' code)
 Planning = Callable[[Tensor, Tensor, torch.Generator], Plan]
 
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 TRACK = 2.4  # metres to each side
+POLE = 1.0  # metres; Gymnasium's `length` is half of it
 LEAN = math.radians(12)
 Observation = npt.NDArray[np.float32]
 
@@ -113,9 +114,6 @@ def fallen(obs: Any, action: Any, next_obs: Any) -> Any:
     What `termination_fn=dyna.environments.cart_pole:fallen` asks for.
     """
     return (abs(next_obs[..., 0]) > TRACK) | (abs(next_obs[..., 2]) > LEAN)
-
-
-POLE = 1.0  # metres; Gymnasium's `length` is half of it
 
 
 def swing_up_reward(obs: Any, action: Any, next_obs: Any) -> Any:

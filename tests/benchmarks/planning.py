@@ -1,4 +1,5 @@
-"""What a plan costs: PETS' with mbrl-lib's sizes, PlanFirst's MPPI, and 216 candidates of 20 steps, all for one state.
+"""What a plan costs for one state: PETS' with mbrl-lib's sizes, an MPPI plan seeded by a policy, and the scores of 216
+candidates of 20 steps.
 
     python -m tests.benchmarks.planning [--threads 1] [--repeats 9]
 
