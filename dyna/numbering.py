@@ -42,7 +42,7 @@ class Numbering:
         number = np.zeros((), np.int64)
         for part, size in zip(_parts(self.space, obs), self._sizes, strict=True):
             if (part < 0).any() or (part >= size).any():  # compiled loops would write beside their tables
-                raise UserError(f"the observation {shown(obs)} is not in the observation space {self.space}")
+                raise _outside(self.space, obs)
             number = np.asarray(number * size + part)
         return number
 
@@ -78,10 +78,22 @@ def _parts(space: spaces.Space[Any], obs: Any) -> Iterator[Any]:
         for inner, part in zip(space.spaces, obs, strict=True):
             yield from _parts(inner, part)
     elif isinstance(space, spaces.Discrete):
-        yield np.asarray(obs, np.int64) - space.start
+        yield _whole(space, obs) - space.start
     else:
-        categories = np.asarray(obs, np.int64)
+        categories = _whole(space, obs)
         if isinstance(space, spaces.MultiDiscrete):
             categories = categories - space.start
         flat = categories.reshape(*categories.shape[: categories.ndim - len(space.shape or ())], -1)
         yield from np.moveaxis(flat, -1, 0)
+
+
+def _whole(space: spaces.Space[Any], obs: Any) -> Indices:
+    """An observation, or a batch, as whole numbers; raises UserError where it has others."""
+    given = np.asarray(obs)
+    if given.dtype.kind not in "biu":  # a cast would drop fractions and nobody told
+        raise _outside(space, obs)
+    return given.astype(np.int64, copy=False)
+
+
+def _outside(space: spaces.Space[Any], obs: Any) -> UserError:
+    return UserError(f"the observation {shown(obs)} is not in the observation space {space}")

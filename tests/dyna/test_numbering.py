@@ -73,6 +73,8 @@ def test_what_cannot_be_counted_is_refused(space: spaces.Space[Any]) -> None:
     [
         (spaces.Discrete(5, start=-2), 3),
         (spaces.Discrete(5), np.array([0, -1])),
+        (spaces.Discrete(5), 2.5),
+        (spaces.MultiDiscrete([2, 3]), np.array([0, np.nan])),
         (spaces.MultiDiscrete([2, 3]), np.array([0, 3])),  # whose number alone, 3, would be that of (1, 0)
         (SPACES["Tuple"], (3, np.zeros(2, np.int8), 1)),
         (SPACES["Dict"], {"b": -1, "a": np.zeros(2, int)}),
