@@ -8,7 +8,7 @@ for the critic and a gradient for the actor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from stable_baselines3 import SAC
@@ -73,7 +73,7 @@ class DHMBPO(DynaMixin, SAC):
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
-        mask: str = "soft",
+        mask: Literal["soft", "hard"] = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,

@@ -204,8 +204,8 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        if self.num_timesteps < learning_starts:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
+        if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
+            return super()._sample_action(self.num_timesteps + 1, action_noise, n_envs)
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
         plan = self.plan(obs, self.warm_start, self.rng)
         self.warm_start = _next(plan, self.warm_start.shape[1])

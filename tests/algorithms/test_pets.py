@@ -70,8 +70,20 @@ def test_it_avoids_an_end_that_costs_rewards() -> None:
 
 def test_there_is_no_rl(planner: PETS) -> None:
     assert planner.updates["critic"] == planner.updates["actor"] == 0
-    assert planner.updates["model"] > 0 and planner.updates["plans"] == 60
+    assert planner.updates["model"] > 0 and planner.updates["plans"] == 59
     assert list(planner.policy.parameters()) == []
+
+
+def test_no_plan_is_made_before_the_first_fit() -> None:
+    versions = []
+
+    class Watched(PETS):
+        def plan(self, *args: Any) -> Any:
+            versions.append(self.world_model.version)
+            return super().plan(*args)
+
+    Watched(env=AimEnv(), **{**TINY, "learning_starts": 0}).learn(40)
+    assert versions and min(versions) == 1
 
 
 def test_playing_changes_nothing_of_the_training(planner: PETS) -> None:
@@ -114,7 +126,7 @@ def test_it_plans_the_same_when_it_was_saved(planner: PETS, tmp_path: Path) -> N
     assert np.array_equal(loaded.predict(OBS, deterministic=True)[0], planner.predict(OBS, deterministic=True)[0])
     loaded.set_env(gym.wrappers.TimeLimit(AimEnv(), 5))
     loaded.learn(10, reset_num_timesteps=False)
-    assert loaded.updates["plans"] == 70
+    assert loaded.updates["plans"] == 69
 
 
 @pytest.mark.parametrize(
