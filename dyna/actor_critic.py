@@ -84,6 +84,9 @@ class StackedSACPolicy(SACPolicy):
             observation_space, action_space, lr_schedule, **{"features_extractor_class": Standardised} | kwargs
         )
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "layer_norm": self.layer_norm}
+
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> StackedCritic:  # type: ignore[override]
         plain = super().make_critic(features_extractor)
         arguments: dict[str, Any] = self.critic_kwargs

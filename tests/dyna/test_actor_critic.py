@@ -1,6 +1,7 @@
 """The update is SB3's SAC, computed differently."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -11,6 +12,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from dyna import actor_critic
 from dyna.actor_critic import StackedCritic, StackedSACPolicy
+from dyna.bounded import BoundedSACPolicy
 from dyna.types import Transitions
 
 STACK = ("critic", "critic_target")
@@ -119,3 +121,19 @@ def test_a_target_moves_by_tau() -> None:
     expected = 0.9 * b.weight.detach() + 0.1 * a.weight.detach()
     actor_critic.update_target(a, b, 0.1)
     torch.testing.assert_close(b.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("kind", [StackedSACPolicy, BoundedSACPolicy])
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_a_policy_that_was_saved_alone_answers_as_before(
+    kind: type[StackedSACPolicy], layer_norm: bool, tmp_path: Path
+) -> None:
+    env = gym.make("Pendulum-v1")
+    policy = kind(env.observation_space, env.action_space, lambda _: 1e-3, layer_norm=layer_norm, net_arch=[16])
+    for parameter in policy.critic.parameters():
+        torch.nn.init.normal_(parameter)
+    policy.save(str(tmp_path / "policy.pth"))
+    loaded = kind.load(str(tmp_path / "policy.pth"))
+    rows = batches(1)[0]
+    assert torch.equal(loaded.critic.values(rows.obs, rows.action), policy.critic.values(rows.obs, rows.action))
+    assert torch.equal(loaded.actor(rows.obs, deterministic=True), policy.actor(rows.obs, deterministic=True))
