@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,8 @@ def _legend(figure: Figure, contests: Sequence[Contest]) -> None:
         )
         for label, place in colours(contests).items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False)
+    columns = math.ceil(len(handles) / max(1, math.ceil(len(handles) / 6)))  # rows of one length, six at most
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _drawn(contest: Contest, axis: Axis) -> list[Group]:
