@@ -20,9 +20,10 @@ from torch import Tensor
 from dyna.errors import UserError
 from dyna.plan_model import PlanModel
 from dyna.plans import Score
+from dyna.returns import discounted_return
 
 Value = Callable[[Tensor], Tensor]
-"""What a state is worth: observations [B, S] in env units -> [B]."""
+"""What a state is worth: observations [B, S] in env units -> [B], or [C, B] where C critics differ."""
 
 
 def mean_propagation(
@@ -30,21 +31,29 @@ def mean_propagation(
 ) -> Score:
     """Every candidate goes through every member, which follows its own mean from the start states [B, S].
 
-    The score is the mean of the members' returns less `pessimism` times their standard deviation. It draws no random
-    number, and is differentiable where gradients are asked for.
+    The score is the mean of the returns less `pessimism` times their standard deviation, over all members and critics.
+    It draws no random number, and is differentiable where gradients are asked for.
     """
 
     def score(plans: Tensor) -> Tensor:
-        actions = _by_step(plans).unsqueeze(1).expand(-1, model.members, -1, -1)  # [H, K, R, A]
-        path = [obs.repeat_interleave(plans.shape[1], dim=0).expand(model.members, -1, -1)]
-        for action in actions:
-            path.append(model.next_mean(path[-1], action))
-        states = torch.stack(path)  # [H+1, K, R, S]
-        reward, ends = _outcomes(model, states[:-1], actions, states[1:])
-        returns = _returns(reward, ends, _last_value(value, states[-1]), gamma)  # [K, R]
-        return (returns.mean(0) - pessimism * returns.std(0, correction=0)).view(plans.shape[:2])
+        returns = propagated_returns(model, obs, plans, gamma=gamma, value=value)
+        return returns.mean(0) - pessimism * returns.std(0, correction=0)
 
     return score
+
+
+def propagated_returns(
+    model: PlanModel, obs: Tensor, plans: Tensor, *, gamma: float, value: Value | None = None
+) -> Tensor:
+    """What every member, with every critic, says of plans [B, N, H, A] from start states [B, S]: [K or C K, B, N]."""
+    actions = _by_step(plans).unsqueeze(1).expand(-1, model.members, -1, -1)  # [H, K, R, A]
+    path = [obs.repeat_interleave(plans.shape[1], dim=0).expand(model.members, -1, -1)]
+    for action in actions:
+        path.append(model.next_mean(path[-1], action))
+    states = torch.stack(path)  # [H+1, K, R, S]
+    reward, ends = _outcomes(model, states[:-1], actions, states[1:])
+    returns = discounted_return(reward, ends, _last_value(value, states[-1]), gamma)  # [..., K, R]
+    return returns.view(-1, *plans.shape[:2])
 
 
 def trajectory_sampling(
@@ -69,29 +78,50 @@ def trajectory_sampling(
         raise UserError(f"particles must be a multiple of the {members} members that plans believe, got {particles}")
 
     def score(plans: Tensor) -> Tensor:
-        horizon, size = plans.shape[2], obs.shape[1]
-        actions = _by_step(plans).unsqueeze(1).expand(-1, particles, -1, -1)  # [H, P, R, A]
-        noise = torch.randn(horizon, particles, 1, size, generator=rng, device=obs.device, dtype=obs.dtype)
-        places = torch.arange(particles, device=obs.device)  # [P] where each particle is; a member has P/K in a row
-        state = obs.repeat_interleave(plans.shape[1], dim=0).expand(particles, -1, -1)  # [P, R, S] by place
-        befores: list[Tensor] = []
-        afters, homes = [], []
-        for action, drawn in zip(actions, noise, strict=True):
-            if redeal:
-                move = torch.randperm(particles, generator=rng, device=obs.device)
-                state, places = state[move], places[move]
-            mean, std = _moments(model, state, action, same=not befores)
-            befores.append(state)
-            state = (mean + std * drawn.view(members, -1, 1, size)).view_as(state)
-            afters.append(state)
-            homes.append(places.argsort())
-        by_place = _outcomes(model, torch.stack(befores), actions, torch.stack(afters))
-        step = torch.arange(horizon, device=obs.device).unsqueeze(1)
-        reward, ends = (part[step, torch.stack(homes)] for part in by_place)  # [H, P, R] by particle
-        returns = _returns(reward, ends, _last_value(value, state)[homes[-1]], gamma)  # [P, R]
-        return returns.mean(0).view(plans.shape[:2])
+        returns = sampled_returns(
+            model, obs, plans, particles=particles, redeal=redeal, gamma=gamma, value=value, rng=rng
+        )
+        return returns.mean(0)
 
     return score
+
+
+def sampled_returns(
+    model: PlanModel,
+    obs: Tensor,
+    plans: Tensor,
+    *,
+    particles: int,
+    redeal: bool = False,
+    gamma: float,
+    value: Value | None = None,
+    rng: torch.Generator,
+) -> Tensor:
+    """What every particle, with every critic, brings of plans [B, N, H, A] from [B, S]: [P or C P, B, N].
+
+    Without `redeal`, the first P/K particles are the first member's, and so on.
+    """
+    members, horizon, size = model.members, plans.shape[2], obs.shape[1]
+    actions = _by_step(plans).unsqueeze(1).expand(-1, particles, -1, -1)  # [H, P, R, A]
+    noise = torch.randn(horizon, particles, 1, size, generator=rng, device=obs.device, dtype=obs.dtype)
+    places = torch.arange(particles, device=obs.device)  # [P] where each particle is; a member has P/K in a row
+    state = obs.repeat_interleave(plans.shape[1], dim=0).expand(particles, -1, -1)  # [P, R, S] by place
+    befores: list[Tensor] = []
+    afters, homes = [], []
+    for action, drawn in zip(actions, noise, strict=True):
+        if redeal:
+            move = torch.randperm(particles, generator=rng, device=obs.device)
+            state, places = state[move], places[move]
+        mean, std = _moments(model, state, action, same=not befores)
+        befores.append(state)
+        state = (mean + std * drawn.view(members, -1, 1, size)).view_as(state)
+        afters.append(state)
+        homes.append(places.argsort())
+    by_place = _outcomes(model, torch.stack(befores), actions, torch.stack(afters))
+    step = torch.arange(horizon, device=obs.device).unsqueeze(1)
+    reward, ends = (part[step, torch.stack(homes)] for part in by_place)  # [H, P, R] by particle
+    returns = discounted_return(reward, ends, _last_value(value, state)[..., homes[-1], :], gamma)  # [..., P, R]
+    return returns.view(-1, *plans.shape[:2])
 
 
 def _by_step(plans: Tensor) -> Tensor:
@@ -127,16 +157,8 @@ def _outcomes(model: PlanModel, before: Tensor, action: Tensor, after: Tensor) -
 
 
 def _last_value(value: Value | None, last: Tensor) -> Tensor:
-    """The value of the last states [K or P, R, S] -> [K or P, R]; 0 without a value."""
+    """The value of the last states [K or P, R, S] -> [..., K or P, R]; 0 without a value."""
     if value is None:
         return last.new_zeros(last.shape[:2])
-    return value(last.flatten(0, 1)).view(last.shape[:2])
-
-
-def _returns(reward: Tensor, ends: Tensor, last_value: Tensor, gamma: float) -> Tensor:
-    """Rewards and probabilities of the end [H, K or P, R], the value of what follows -> returns [K or P, R]."""
-    alive = torch.cat([torch.ones_like(ends[:1]), (1 - ends).cumprod(0)])
-    gains = torch.cat([reward, last_value.unsqueeze(0)])
-    discounts = torch.full((len(alive), 1, 1), gamma, device=alive.device, dtype=alive.dtype)
-    discounts[0] = 1.0
-    return (discounts.cumprod(0) * alive * gains).sum(0)
+    worth = value(last.flatten(0, 1))
+    return worth.view(*worth.shape[:-1], *last.shape[:2])

@@ -1,0 +1,101 @@
+"""How surprised a world model may be, head by head, before it counts as wrong: split-conformal prediction sets.
+
+A head's score of a real step grows with its surprise. The threshold is the 90 % quantile of the scores on held-out
+rows, with the finite-sample rule of split-conformal prediction (Vovk et al. 2005; Angelopoulos & Bates 2021,
+2107.07511, section 1), and stays frozen until the next refit: a threshold that adapts online forces the share of misses
+to its target, and nobody would ever be surprised for long.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyna.types import Transitions
+from dyna.world_model import GaussianEnsemble
+
+HEADS = ("dynamics", "reward", "termination")
+MISS_RATE = 0.1
+"""Share of new rows that may lie outside their prediction sets."""
+
+
+@torch.no_grad()
+def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
+    """Scores [3, B] of `HEADS` on real steps [B, .]: mean of (y - mu)^2 / (var_aleatoric + var_epistemic), or log-loss.
+
+    Reward and termination are judged by the real next observation, so that a wrong state is not held against them. A
+    head in whose place the model has an exact function is never surprised.
+    """
+    elites = model.elites
+    x = model.normalise_input(rows.obs, rows.action).expand(len(elites), len(rows.obs), -1)
+    arrived = rows.next_obs - rows.obs if model.delta else rows.next_obs
+    target = (torch.cat([arrived, rows.reward[:, None]], dim=1) - model.y_mean) / model.y_std
+    state = model.state_head(x, elites)
+    dynamics = _squared(state.mean, state.log_var, target[:, :-1]).mean(-1)
+    outcome = model.outcome_head(x, rows.next_obs.expand(len(elites), -1, -1), elites)
+    reward = _squared(outcome.mean, outcome.log_var, target[:, -1])
+    p_terminated = torch.sigmoid(outcome.logit - model.log_oversampling).mean(0).clamp(0.0, 1.0)
+    termination = F.binary_cross_entropy(p_terminated, rows.terminated, reduction="none")
+    return torch.stack(
+        [
+            dynamics,
+            torch.zeros_like(reward) if model.reward_fn is not None else reward,
+            torch.zeros_like(termination) if model.termination_fn is not None else termination,
+        ]
+    )
+
+
+@torch.no_grad()
+def disagreement(model: GaussianEnsemble, obs: Tensor, action: Tensor) -> Tensor:
+    """Epistemic share of the predicted variance of the next state, mean over dimensions: [B, S], [B, A] -> [B]."""
+    elites = model.elites
+    x = model.normalise_input(obs, action).expand(len(elites), len(obs), -1)
+    state = model.state_head(x, elites)
+    epistemic = state.mean.var(0, correction=0)
+    return (epistemic / (epistemic + state.log_var.exp().mean(0))).mean(-1)
+
+
+def conformal_quantile(scores: Tensor, miss_rate: float = MISS_RATE) -> Tensor:
+    """The ceil((n+1)(1-a))-th smallest of scores [..., n]: a new exchangeable one lies above it with chance a at most.
+
+    Infinite where n is too small for any finite set: [...].
+    """
+    n = scores.shape[-1]
+    rank = math.ceil(round((n + 1) * (1.0 - miss_rate), 9))  # the product of two decimals is not exact in binary
+    if rank > n:
+        return scores.new_full(scores.shape[:-1], math.inf)
+    return scores.kthvalue(rank, dim=-1).values if rank else scores.new_full(scores.shape[:-1], -math.inf)
+
+
+class Thresholds(nn.Module):
+    """What counts as a surprise until the next refit; part of a saved agent."""
+
+    heads: Tensor  # [3] of `surprise`
+    disagreement: Tensor  # [] of `disagreement`
+    tau: Tensor  # [] units of return: a difference of values that matters
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("heads", torch.full((len(HEADS),), math.inf))
+        self.register_buffer("disagreement", torch.tensor(-math.inf))
+        self.register_buffer("tau", torch.tensor(math.inf))
+
+    @torch.no_grad()
+    def freeze(self, model: GaussianEnsemble, held: Transitions, tau: Tensor, miss_rate: float = MISS_RATE) -> None:
+        """Set them from rows that the model was not trained on [B, .], and tau []."""
+        self.heads.copy_(conformal_quantile(surprise(model, held), miss_rate))
+        self.disagreement.copy_(conformal_quantile(disagreement(model, held.obs, held.action), miss_rate))
+        self.tau.copy_(tau)
+
+    def missed(self, scores: Tensor) -> Tensor:
+        """Whether scores [3, B] lie outside the prediction sets: bool [3, B]."""
+        return scores > self.heads[:, None]
+
+
+def _squared(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:
+    """Squared error of the elites' mean over the variance of their mixture: [K, B, ...] and [B, ...] -> [B, ...]."""
+    var = log_var.exp().mean(0) + mean.var(0, correction=0)
+    return (mean.mean(0) - target).square() / var

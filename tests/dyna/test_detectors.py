@@ -1,0 +1,41 @@
+"""The e-detector waits as long as it promises, and not much longer than it must."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dyna.detectors import ALARM, evidence
+
+
+def times_to_alarm(rate: float, runs: int, most: int, seed: int) -> Tensor:
+    """Outcomes until the alarm [runs], `most` where none was raised, when misses come independently at a rate."""
+    rng = torch.Generator().manual_seed(seed)
+    found, times = torch.zeros(runs, dtype=torch.float64), torch.full((runs,), most)
+    for n in range(1, most + 1):
+        found = evidence(found, torch.rand(runs, generator=rng) < rate)
+        times = torch.where((found >= ALARM) & (times == most), n, times)
+    return times
+
+
+def test_false_alarms_are_a_thousand_outcomes_apart_at_least() -> None:
+    # cut at 4,000 the mean is too small, so that the law holds all the more
+    assert float(times_to_alarm(0.1, 1_000, 4_000, seed=0).float().mean()) >= ALARM
+
+
+def test_fewer_misses_than_allowed_raise_fewer_alarms() -> None:
+    assert float((times_to_alarm(0.05, 500, 2_000, seed=1) < 2_000).float().mean()) < 0.05
+
+
+def test_three_times_as_many_misses_are_noticed_after_about_thirty_outcomes() -> None:
+    assert 20 < float(times_to_alarm(0.3, 2_000, 500, seed=2).float().mean()) < 42
+
+
+def test_nothing_but_misses_is_noticed_after_seven() -> None:
+    assert times_to_alarm(1.1, 1, 50, seed=3).item() == 7
+
+
+def test_evidence_is_a_martingale_at_the_rate_that_is_allowed() -> None:
+    before = torch.tensor([0.0, 3.0, 700.0], dtype=torch.float64)
+    missed, met = (evidence(before, torch.full((3,), miss)) for miss in (True, False))
+    torch.testing.assert_close(0.1 * missed + 0.9 * met, before + 1)
