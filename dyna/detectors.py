@@ -1,4 +1,4 @@
-"""When misses are more than chance: the Shiryaev-Roberts e-detector.
+"""When misses are more than chance: Shiryaev-Roberts e-detectors.
 
 Shin, Ramdas and Rinaldo 2022 (2203.03532): evidence against "misses come at rate alpha or less" adds up over all
 moments at which a change may have happened,
@@ -11,6 +11,10 @@ on. Misses must not overlap: of windows of H steps every H-th is fed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from dyna.calibration import MISS_RATE
@@ -22,5 +26,41 @@ BET = 2.0
 
 
 def evidence(before: Tensor, miss: Tensor, *, alpha: float = MISS_RATE, bet: float = BET) -> Tensor:
-    """The evidence [...] after one more outcome, missed or not [...] (bool or a share in [0, 1])."""
+    """The evidence [...] after one more outcome, missed or not, bool [...]."""
     return (1.0 + before) * (1.0 + bet * (miss.to(before.dtype) - alpha))
+
+
+class Detectors:
+    """One detector a name, side by side; with `pooled`, each hears of the misses of all."""
+
+    def __init__(self, names: Sequence[str], *, pooled: bool = False) -> None:
+        self.names, self.pooled = tuple(names), pooled
+        self.evidence = torch.zeros(len(names), dtype=torch.float64)
+        self.outcomes = 0
+        self.misses = torch.zeros(len(names), dtype=torch.int64)
+        self.alarms = torch.zeros(len(names), dtype=torch.int64)
+
+    def hear(self, missed: Tensor) -> list[str]:
+        """One more outcome, bool [names]; returns the names for which an alarm is raised, and starts them anew."""
+        self.outcomes += 1
+        self.misses += missed
+        heard = missed.any().expand(len(self.names)) if self.pooled else missed
+        self.evidence = evidence(self.evidence, heard)
+        raised = self.evidence >= ALARM
+        self.alarms += raised
+        self.evidence = torch.where(raised, 0.0, self.evidence)
+        return [name for name, alarm in zip(self.names, raised.tolist(), strict=True) if alarm]
+
+    def base_rates(self) -> dict[str, float]:
+        """Share of all outcomes that each missed."""
+        return {name: int(n) / max(self.outcomes, 1) for name, n in zip(self.names, self.misses, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was heard so far."""
+        kept = {name: getattr(self, name) for name in ("evidence", "misses", "alarms")}
+        return {**kept, "outcomes": self.outcomes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, value.clone() if isinstance(value, Tensor) else value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyna.detectors import ALARM, evidence
+from dyna.detectors import ALARM, Detectors, evidence
 
 
 def times_to_alarm(rate: float, runs: int, most: int, seed: int) -> Tensor:
@@ -39,3 +39,26 @@ def test_evidence_is_a_martingale_at_the_rate_that_is_allowed() -> None:
     before = torch.tensor([0.0, 3.0, 700.0], dtype=torch.float64)
     missed, met = (evidence(before, torch.full((3,), miss)) for miss in (True, False))
     torch.testing.assert_close(0.1 * missed + 0.9 * met, before + 1)
+
+
+def test_each_detector_hears_of_its_own_misses() -> None:
+    detectors = Detectors(("a", "b"))
+    raised = [detectors.hear(torch.tensor([True, False])) for _ in range(7)]
+    assert raised == [[]] * 6 + [["a"]]
+    assert detectors.base_rates() == {"a": 1.0, "b": 0.0} and detectors.alarms.tolist() == [1, 0]
+    assert detectors.evidence[0] == 0 and detectors.evidence[1] < 5
+
+
+def test_pooled_detectors_cannot_tell_one_from_another() -> None:
+    detectors = Detectors(("a", "b"), pooled=True)
+    assert [detectors.hear(torch.tensor([True, False])) for _ in range(7)][-1] == ["a", "b"]
+    assert detectors.base_rates() == {"a": 1.0, "b": 0.0}
+
+
+def test_they_go_on_as_they_were() -> None:
+    ours, others = Detectors(("a", "b")), Detectors(("a", "b"))
+    for i in range(5):
+        ours.hear(torch.tensor([i % 2 == 0, True]))
+    others.load_state_dict(ours.state_dict())
+    assert ours.hear(torch.tensor([True, True])) == others.hear(torch.tensor([True, True]))
+    assert ours.base_rates() == others.base_rates() and torch.equal(ours.evidence, others.evidence)
