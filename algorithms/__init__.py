@@ -15,6 +15,7 @@ TABLE = {
     "mbpo": "dyna.algorithms.mbpo:MBPO",
     "mbdqn": "dyna.algorithms.mbdqn:MBDQN",
     "dhmbpo": "dyna.algorithms.dhmbpo:DHMBPO",
+    "planfirst": "dyna.algorithms.planfirst:PlanFirst",
     "pets": "dyna.algorithms.pets:PETS",
     "dyna-q": "dyna.algorithms.dyna_q:DynaQ",
     "dyna-q-plus": "dyna.algorithms.dyna_q_plus:DynaQPlus",

@@ -18,6 +18,7 @@ from dyna.types import Transitions
 from dyna.world_model import GaussianEnsemble
 
 HEADS = ("dynamics", "reward", "termination")
+SURE = 0.01  # nats: log-losses below it are all the same, or a head that has seen no end is surprised by 1e-9
 MISS_RATE = 0.1
 """Share of new rows that may lie outside their prediction sets."""
 
@@ -38,7 +39,7 @@ def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
     outcome = model.outcome_head(x, rows.next_obs.expand(len(elites), -1, -1), elites)
     reward = _squared(outcome.mean, outcome.log_var, target[:, -1])
     p_terminated = torch.sigmoid(outcome.logit - model.log_oversampling).mean(0).clamp(0.0, 1.0)
-    termination = F.binary_cross_entropy(p_terminated, rows.terminated, reduction="none")
+    termination = F.binary_cross_entropy(p_terminated, rows.terminated, reduction="none").clamp_min(SURE)
     return torch.stack(
         [
             dynamics,
@@ -73,22 +74,32 @@ def conformal_quantile(scores: Tensor, miss_rate: float = MISS_RATE) -> Tensor:
 class Thresholds(nn.Module):
     """What counts as a surprise until the next refit; part of a saved agent."""
 
-    heads: Tensor  # [3] of `surprise`
+    heads: Tensor  # [3] of `surprise`: the prediction sets
+    wide: Tensor  # [3] of sets that half as many rows miss, which leaves the other half to tests in units of return
     disagreement: Tensor  # [] of `disagreement`
     tau: Tensor  # [] units of return: a difference of values that matters
+    gap: Tensor  # [] units of return: running mean of D_pi, which alone is not frozen
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("heads", torch.full((len(HEADS),), math.inf))
+        self.register_buffer("wide", torch.full((len(HEADS),), math.inf))
         self.register_buffer("disagreement", torch.tensor(-math.inf))
         self.register_buffer("tau", torch.tensor(math.inf))
+        self.register_buffer("gap", torch.tensor(math.inf))
 
     @torch.no_grad()
     def freeze(self, model: GaussianEnsemble, held: Transitions, tau: Tensor, miss_rate: float = MISS_RATE) -> None:
         """Set them from rows that the model was not trained on [B, .], and tau []."""
-        self.heads.copy_(conformal_quantile(surprise(model, held), miss_rate))
+        scores = surprise(model, held)
+        self.heads.copy_(conformal_quantile(scores, miss_rate))
+        self.wide.copy_(conformal_quantile(scores, miss_rate / 2))
         self.disagreement.copy_(conformal_quantile(disagreement(model, held.obs, held.action), miss_rate))
         self.tau.copy_(tau)
+
+    def follow(self, gap: Tensor, share: float = 0.1) -> None:
+        """Move the running mean of D_pi a share of the way to a new one []."""
+        self.gap.copy_(torch.lerp(self.gap, gap, share) if torch.isfinite(self.gap) else gap)
 
     def missed(self, scores: Tensor) -> Tensor:
         """Whether scores [3, B] lie outside the prediction sets: bool [3, B]."""

@@ -60,6 +60,7 @@ def test_the_frozen_sets_cover_new_rows(model: GaussianEnsemble) -> None:
     thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3))
     missed = thresholds.missed(surprise(model, rows(4_000, seed=2))).float().mean(1)
     assert (missed[:2] > 0.07).all() and (missed < 0.13).all()
+    assert (thresholds.wide >= thresholds.heads).all() and (thresholds.wide > thresholds.heads).any()
     assert float(thresholds.tau) == pytest.approx(0.3)
 
 

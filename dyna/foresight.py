@@ -1,0 +1,48 @@
+"""Policies that plan before they act, behind SB3's `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+Respond = Callable[[Tensor, Tensor, bool, torch.Generator], tuple[Tensor, Tensor] | None]
+"""Observations [B, S], what their plans start from [B, ...], whether to draw nothing, and a generator for the search ->
+actions [B, A] in [-1, 1] and what the next plans start from [B, ...]; None while there is nothing to plan with."""
+
+
+class ForesightMixin(BasePolicy):
+    """Put before an SB3 policy class, it plans where it can, and leaves the rest to that class.
+
+    The state that `predict` returns is what the next plan starts from.
+    """
+
+    respond: Respond
+    blank: Tensor  # [1, ...] a start that knows nothing
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """SB3's predict; with `deterministic`, every plan draws the same random numbers, else those of torch."""
+        obs, vectorized = self.obs_to_tensor(observation)
+        assert isinstance(obs, Tensor)  # Dict observations are refused
+        warm = self.blank.repeat(len(obs), *[1] * (self.blank.dim() - 1))
+        if state is not None:
+            warm.copy_(torch.as_tensor(state[0]))
+        if episode_start is not None:
+            warm[torch.as_tensor(episode_start, device=warm.device)] = self.blank[0]
+        seed = 0 if deterministic else int(torch.randint(2**62, ()))
+        response = self.respond(obs.float(), warm, deterministic, torch.Generator(obs.device).manual_seed(seed))
+        if response is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        action, warm = response
+        actions = self.unscale_action(action.cpu().numpy())
+        return actions if vectorized else actions[0], (warm.cpu().numpy(),)

@@ -1,0 +1,180 @@
+"""Laws of PlanFirst; what it reaches, and whether its thesis holds, is told in docs/planfirst.md."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from dyna.algorithms.planfirst import PlanFirst
+from dyna.errors import UserError
+from dyna.world_model import EnsembleSettings
+from tests.probes import ProbeEnv, TerminationEnv
+
+WORLD = EnsembleSettings(members=3, elites=2, width=16, depth=1, max_updates=50, target="delta")
+TINY: dict[str, Any] = {
+    "seed": 4,
+    "device": "cpu",
+    "learning_starts": 60,
+    "batch_size": 32,
+    "model_every": 50,
+    "distribution_horizon": 4,
+    "training_horizon": 2,
+    "horizon": 3,
+    "candidates": 30,
+    "policy_plans": 4,
+    "elites": 6,
+    "iterations": 2,
+    "policy_kwargs": {"net_arch": [16, 16]},
+    "world_model": WORLD,
+}
+OBS = np.array([[0.1, 0.9, -0.5], [-1.0, 0.0, 2.0]], np.float32)
+
+
+class PushEnv(ProbeEnv):
+    """A point that half of the action moves; the reward is how near to 0 it is."""
+
+    def first_obs(self) -> np.ndarray:
+        return self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
+
+    def outcome(self, action: float) -> tuple[float, bool]:
+        self.obs = np.clip(self.obs + np.float32(action) / 2, -1.0, 1.0).astype(np.float32)
+        return -abs(float(self.obs[0])), False
+
+
+@pytest.fixture(scope="module")
+def planner() -> PlanFirst:
+    return PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(230)
+
+
+@pytest.fixture(scope="module")
+def pusher() -> PlanFirst:
+    world = EnsembleSettings(members=3, elites=2, width=32, depth=1, max_updates=300)
+    return PlanFirst(env=PushEnv(), **{**TINY, "world_model": world, "candidates": 104}).learn(200)
+
+
+def test_every_step_after_the_first_fit_is_planned(planner: PlanFirst) -> None:
+    assert planner.updates["plans"] == 230 - 61
+    assert planner.updates["critic"] == planner.updates["actor"] == 230
+
+
+def test_every_window_has_an_outcome_but_those_that_a_fit_cut(planner: PlanFirst) -> None:
+    # windows of 3 steps from step 62 on; fits after 111, 161 and 211, an episode's end at 200
+    assert planner.configurator.detectors.outcomes == 16 + 16 + 13 + 3 + 6
+
+
+def test_plans_aim_at_the_reward_that_was_learned_and_at_another_one_without_learning(pusher: PlanFirst) -> None:
+    obs = np.array([[0.4], [-0.3]], np.float32)
+    near, _ = pusher.predict(obs, deterministic=True)
+    np.testing.assert_allclose(obs + near / 2, 0.0, atol=0.15)
+    assert pusher.terminal_value
+    try:
+        pusher.world_model.reward_fn = lambda obs, action, next_obs: -(next_obs[:, 0] - 0.5).abs()
+        pusher.terminal_value = False  # the critics know the old reward alone
+        other, _ = pusher.predict(obs, deterministic=True)
+    finally:
+        pusher.world_model.reward_fn, pusher.terminal_value = None, True
+    np.testing.assert_allclose(np.clip(obs + other / 2, -1, 1), [[0.5], [0.2]], atol=0.15)
+
+
+def test_playing_changes_nothing_of_the_training(planner: PlanFirst) -> None:
+    before = planner.rng.get_state(), planner.warm_start.clone(), torch.random.get_rng_state()
+    first, second = (planner.predict(OBS, deterministic=True)[0] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert torch.equal(planner.rng.get_state(), before[0]) and torch.equal(planner.warm_start, before[1])
+    assert torch.equal(torch.random.get_rng_state(), before[2])
+    assert not np.array_equal(planner.predict(OBS)[0], planner.predict(OBS)[0])
+
+
+def test_one_observation_gives_one_action_and_the_start_of_the_next_plan(planner: PlanFirst) -> None:
+    action, state = planner.predict(OBS[0], deterministic=True)
+    assert action.shape == (1,) and planner.action_space.contains(action)
+    assert state is not None and state[0].shape == (1, 3, 1) and not state[0][0, -1].any()
+    again, _ = planner.predict(OBS[0], state, np.array([True]), deterministic=True)
+    assert np.array_equal(action, again)  # an episode's start forgets the plan before it
+    assert not np.array_equal(action, planner.predict(OBS[0], state, np.array([False]), deterministic=True)[0])
+
+
+def test_before_the_first_fit_the_policy_acts() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **TINY)
+    action, state = agent.predict(OBS, deterministic=True)
+    np.testing.assert_allclose(action, 2 * agent.react(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
+    assert state is None
+
+
+def test_without_critics_a_plan_sees_its_own_steps_alone(planner: PlanFirst) -> None:
+    obs, warm = torch.as_tensor(OBS), planner.policy.blank.expand(2, -1, -1)
+
+    def score() -> torch.Tensor:
+        return planner.plan(obs, warm, torch.Generator().manual_seed(0)).score
+
+    with_critics, planner.terminal_value = score(), False
+    try:
+        without = score()
+    finally:
+        planner.terminal_value = True
+    assert (without > -17 * 3).all() and not torch.allclose(with_critics, without)
+
+
+def test_a_new_episode_starts_without_a_plan_and_without_a_window() -> None:
+    agent = PlanFirst(env=DummyVecEnv([TerminationEnv, PushEnv]), **{**TINY, "horizon": 4})
+    done = []
+
+    store = agent._store_transition
+
+    def watch(*args: Any) -> None:
+        store(*args)
+        dones = torch.as_tensor(args[4])
+        if agent.world_model.version and dones.any():
+            done.append(True)
+            assert not agent.warm_start[dones].any()
+            assert (agent.configurator.windows.age[dones] == -1).all()
+
+    agent._store_transition = watch  # type: ignore[method-assign]
+    agent.learn(200)
+    assert len(done) > 3 and agent.configurator.detectors.outcomes > 20
+
+
+def test_two_runs_with_one_seed_are_the_same(planner: PlanFirst) -> None:
+    again = PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(230)
+    for name, value in again.policy.state_dict().items():
+        assert torch.equal(value, planner.policy.state_dict()[name]), name
+    assert again.configurator.metrics() == planner.configurator.metrics()
+
+
+def test_it_plans_the_same_when_it_was_saved(planner: PlanFirst, tmp_path: Path) -> None:
+    planner.save(tmp_path / "agent")
+    loaded = PlanFirst.load(tmp_path / "agent", device="cpu")
+    assert np.array_equal(loaded.predict(OBS, deterministic=True)[0], planner.predict(OBS, deterministic=True)[0])
+    assert torch.equal(loaded.thresholds.heads, planner.thresholds.heads)
+    loaded.set_env(gym.make("Pendulum-v1"))
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.updates["plans"] == planner.updates["plans"] + 10
+
+
+def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst) -> None:
+    told = planner.logger.name_to_value
+    for name in ("planned", "realised", "broken", "policy_gap", "error_model", "error_critic", "error_replan", "noise"):
+        assert np.isfinite(told[f"planfirst/{name}"]), name
+    assert told["planfirst/broken"] == pytest.approx(
+        told["planfirst/realised"] - told["planfirst/planned"], rel=1e-3, abs=1e-3
+    )
+    gradients = sum(count for name, count in planner.updates.items() if name != "plans")
+    assert told["planfirst/rl_share"] == 460 / gradients
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
+        ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a PlanFirstPolicy, got SACPolicy"),
+    ],
+)
+def test_settings_without_a_plan_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, **wrong})
