@@ -8,49 +8,50 @@ tells what speaks for it and against it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
+from dyna.allowances import Allowance, Kind, allowance
 from dyna.bounded import BoundedSACPolicy
-from dyna.calibration import Thresholds
-from dyna.configurator import Configurator, metrics_of
+from dyna.budgets import Budget
+from dyna.calibration import HEADS, disagreement
+from dyna.configurator import CRITIC, Verdict, metrics_of
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
 from dyna.plan_model import PlanModel
 from dyna.plan_scores import mean_propagation
 from dyna.plan_seeds import policy_plans
 from dyna.planners import mppi
-from dyna.plans import Plan, shifted
-from dyna.restarts import DROPPED
-from dyna.windows import Windows
+from dyna.planning import PlanningMixin
+from dyna.plans import Plan
 
 START_STD = 0.5  # of a plan's first iteration
+CHECK_EVERY = 50  # steps between two looks at what was surprising
+DISTILLED = 64  # plans in an update of the policy
 
 
 class PlanFirstPolicy(ForesightMixin, BoundedSACPolicy):
     """Mode-1 is the soft actor-critic policy; Mode-2 plans, and is what `predict` does."""
 
 
-class PlanFirst(DHMBPO):
-    """A planner acts; what its plans promise is held against what comes of them.
+class PlanFirst(PlanningMixin, DHMBPO):
+    """A planner acts; what its plans promise is held against what comes of them, and says what must be corrected.
 
     Its modules, by the names of LeCun 2022 ("A path towards autonomous machine intelligence"):
 
     | module            | here                                                                                       |
     |-------------------|--------------------------------------------------------------------------------------------|
-    | configurator      | `configurator`: promise against outcome, frozen thresholds, detectors                      |
+    | configurator      | `configurator`: promise against outcome, frozen thresholds, detectors; `allowance`: gate   |
     | perception        | observations in units of the data's spread (the policy's and the model's)                  |
     | world model       | `world_model`: a probabilistic ensemble with heads for next state, reward and termination  |
     | cost              | the reward head or `reward_fn`, and the trainable critics behind `value`                   |
     | actor             | Mode-1: `react`, the policy; Mode-2: `plan`                                                |
-    | short-term memory | `replay_buffer`, and the configurator's windows with each plan's promise                   |
+    | short-term memory | `replay_buffer`; the configurator's windows and outcomes, with each plan's promise         |
 
     It takes DHMBPO's arguments too, whose learner runs in the background.
 
@@ -61,11 +62,23 @@ class PlanFirst(DHMBPO):
     :param iterations: Iterations of a plan.
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan.
+    :param acting: Plan at every step, only where the policy is not sure of itself (confident), or never (policy).
+    :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap.
+    :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
+    :param learner: What RL updates are made: always, where the critics' gate is open (gated), or as controls a constant
+        number a step or bursts at random.
+    :param opening: Environment steps in which the learner is always on, whatever it is.
+    :param budget: What a gated learner spends.
+    :param update_ratio: RL updates a step of the learners constant and random.
+    :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps.
+    :param pooled: One detector for all parts instead of one each.
+    :param centred: Count as the critics' error only what differs from their residual everywhere.
+    :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
     """
 
     policy_aliases = {"MlpPolicy": PlanFirstPolicy}
     policy: PlanFirstPolicy
-    warm_start: Tensor  # [n_envs, H, A] what the next plans start from
+    allowance: Allowance
 
     def __init__(
         self,
@@ -78,21 +91,36 @@ class PlanFirst(DHMBPO):
         iterations: int = 3,
         pessimism: float = 0.5,
         terminal_value: bool = True,
+        acting: Literal["plan", "confident", "policy"] = "plan",
+        audit: float = 0.1,
+        follow: int = 1,
+        learner: Kind = "always",
+        opening: int = 500,
+        budget: Budget = Budget(rate=0.3, capacity=300.0, burst=4.0, floor=0.05),  # noqa: B008 - frozen
+        update_ratio: float = 0.2,
+        refit_on_alarm: bool = False,
+        pooled: bool = False,
+        centred: bool = True,
+        distil: bool = False,
         **dhmbpo: Any,
     ) -> None:
         self.horizon, self.candidates, self.policy_plans = horizon, candidates, policy_plans
         self.elites, self.iterations, self.pessimism = elites, iterations, pessimism
-        self.terminal_value = terminal_value
+        self.terminal_value, self.acting, self.audit, self.follow = terminal_value, acting, audit, follow
+        self.learner, self.opening, self.budget, self.update_ratio = learner, opening, budget, update_ratio
+        self.refit_on_alarm, self.pooled, self.centred, self.distil = refit_on_alarm, pooled, centred, distil
+        self.always_on = 0  # updates that a learner that is always on would have made
+        self.refits_on_alarm, self._refit_asked = 0, False
         self._check(policy)
         super().__init__(policy, env, **dhmbpo)
 
     # actor
 
-    def react(self, obs: Tensor) -> Tensor:
-        """Mode-1: the policy's most likely action, [B, S] -> [B, A] in [-1, 1]."""
-        with torch.no_grad():
-            mode: Tensor = torch.tanh(self.actor.get_action_dist_params(obs)[0])
-            return mode
+    @torch.no_grad()
+    def react(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mode-1: the policy's most likely action, or with noise [B, A] a draw: [B, S] -> [B, A] in [-1, 1]."""
+        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        return torch.tanh(mean if noise is None else mean + log_std.exp() * noise)
 
     @torch.no_grad()
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
@@ -102,7 +130,7 @@ class PlanFirst(DHMBPO):
         def policy(obs: Tensor) -> Tensor:
             noise = torch.randn(len(obs), warm.shape[-1], generator=rng, device=obs.device)
             noise[:: self.policy_plans] = 0.0  # the first of them is what it is most likely to do
-            return actor_critic.sample_action(self.actor, obs, noise)[0]
+            return self.react(obs, noise)
 
         value = self.value if self.terminal_value else None
         return mppi(
@@ -116,14 +144,14 @@ class PlanFirst(DHMBPO):
             rng=rng,
         )
 
-    def respond(
-        self, obs: Tensor, warm: Tensor, deterministic: bool, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor] | None:
-        """Actions [B, A] for observations [B, S] and the next plans' starts [B, H, A]; None before the first fit."""
-        if self.world_model.version == 0:
-            return None
-        plan = self.plan(obs, warm, rng)
-        return (plan.actions[:, 0] if deterministic else drawn(plan, rng)), shifted(plan.mean)
+    @torch.no_grad()
+    def is_confident(self, obs: Tensor) -> Tensor:
+        """Where Mode-1 may act alone, bool [B]: members and critics agree, and plans promise no more than it."""
+        if self.acting != "confident":
+            return torch.full((len(obs),), self.acting == "policy", device=obs.device)
+        action, tau = self.react(obs), self.thresholds.tau
+        agreed = disagreement(self.world_model, obs, action) <= self.thresholds.disagreement
+        return agreed & (self.critic.values(obs, action).std(0) <= tau) & (self.thresholds.gap <= tau)
 
     # cost
 
@@ -134,90 +162,95 @@ class PlanFirst(DHMBPO):
 
     # configurator
 
+    def correct(self, verdict: Verdict) -> None:
+        """Log an outcome; an alarm opens the critics' gate, or asks for a refit of the world model."""
+        if CRITIC in verdict.alarms:
+            self.allowance.gate.open(CRITIC)
+        self._refit_asked |= self.refit_on_alarm and any(name in HEADS for name in verdict.alarms)
+        for name, value in metrics_of(verdict).items():
+            self.logger.record_mean(f"planfirst/{name}", value)
+
+    def is_fit_due(self, every: int) -> bool:
+        """As DHMBPO's, and after an alarm for a head of the model."""
+        return super().is_fit_due(every) or (self._refit_asked and super().is_fit_due(self.horizon))
+
     def fit_world_model(self) -> None:
-        """As DHMBPO does; what counts as a surprise is then measured anew, and frozen until the next fit."""
+        """As DHMBPO does; what counts as a surprise is then measured anew."""
+        self.refits_on_alarm += self._refit_asked
+        self._refit_asked = False
         super().fit_world_model()
-        self.configurator.freeze(self.world_model, self.replay_buffer.all_transitions())
 
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
-        """Learn as DHMBPO does, and log what the configurator knows."""
-        super().train(gradient_steps, batch_size)
-        gradients = {name: count for name, count in self.updates.items() if name != "plans"}
-        rl = gradients["critic"] + gradients["actor"]
-        told = {**self.configurator.metrics(), "rl_share": rl / max(sum(gradients.values()), 1)}
-        for name, value in {**told, "plans": self.updates["plans"]}.items():
+        """Refit where it is due, then learn as DHMBPO does, as far as the allowance goes."""
+        first = self.world_model.version == 0
+        if self.is_fit_due(self.model_every):
+            self.fit_world_model()
+            self._set_units()
+        if self._fitted_at is None:
+            return
+        always = max(gradient_steps, self.num_timesteps) if first else gradient_steps
+        granted = always if first else self.allowance.grant(self.num_timesteps, always, self.rng)
+        self.always_on += always
+        if granted:
+            super().train(granted, batch_size)
+        if self.distil and self.thresholds.gap > self.thresholds.tau and self.plans.size >= DISTILLED:
+            self._distil()
+        if self.num_timesteps % CHECK_EVERY < self.n_envs:
+            self.allowance.gate.check(self.configurator.residual(), float(self.thresholds.tau))
+        for name, value in {**self.configurator.metrics(), **self.totals()}.items():
             self.logger.record(f"planfirst/{name}", value)
+
+    def totals(self) -> dict[str, float]:
+        """What was decided so far: shares of steps and of gradients, and whether the critics' gate is open."""
+        gradients = {name: count for name, count in self.updates.items() if name != "plans"}
+        rl, steps = gradients["critic"] + gradients["actor"], max(sum(self.decided.values()), 1)
+        return {
+            **{f"steps_{name}": count / steps for name, count in self.decided.items()},
+            "rl_share": rl / max(sum(gradients.values()), 1),
+            "rl_of_always_on": gradients["critic"] / max(self.always_on, 1),
+            "refits_on_alarm": self.refits_on_alarm,
+            "gate": float(self.allowance.gate.is_open(self.num_timesteps)),
+        }
+
+    def _starts(self, rows: int) -> Tensor:
+        """As DHMBPO's; while an alarm is answered, half of them are states whose outcome was a surprise."""
+        starts = super()._starts(rows)
+        if self.learner == "gated" and self.allowance.gate.alarmed and self.configurator.outcomes.size:
+            starts = torch.cat([self.configurator.surprising(rows // 2, self.rng), starts[rows // 2 :]])
+        return starts
+
+    def _distil(self) -> None:
+        """One step of the policy towards plans it has seen: KL(pi || plan), weighed as its entropy is."""
+        plans = self.plans.sample(DISTILLED, rng=self.rng)
+        action, log_prob = self._sample(plans["obs"])
+        squared = ((action - plans["mean"]) / plans["std"]).square()
+        divergence = log_prob + (0.5 * squared + plans["std"].log()).sum(1)
+        actor_critic.step(self.actor.optimizer, self._alpha() * divergence.mean())
+        self.updates["distil"] += 1
 
     # the seam with SB3
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
-        plan = self.plan(obs, self.warm_start, self.rng)
-        self.warm_start = shifted(plan.mean)
-        self.updates["plans"] += n_envs
-        if len(self.configurator.windows.waiting()):
-            model = PlanModel(self.world_model)
-            alone = policy_plans(model, obs, self.react, 1, self.horizon)[:, 0]
-            self.configurator.promise(model, obs, plan.actions, alone)
-        action = drawn(plan, self.rng).cpu().numpy()
-        if action_noise is not None:
-            action = np.clip(action + action_noise(), -1.0, 1.0)
-        return self.policy.unscale_action(action), action
-
-    def _store_transition(self, replay_buffer: Any, buffer_action: Any, new_obs: Any, *rest: Any) -> None:
-        super()._store_transition(replay_buffer, buffer_action, new_obs, *rest)
-        _, dones, infos = rest
-        done, windows = torch.as_tensor(dones, dtype=torch.bool), self.configurator.windows
-        self.warm_start[done.to(self.device)] = 0.0
-        windows.drop(torch.tensor([DROPPED in info for info in infos]))  # such a step is replaced by another
-        for closed in windows.advance(done):
-            verdict = self.configurator.judge(self.world_model, self.replay_buffer, closed, self.rng)
-            for name, value in metrics_of(verdict).items():
-                self.logger.record_mean(f"planfirst/{name}", value)
-
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.thresholds = Thresholds().to(self.device)
-        self.policy.blank = torch.zeros(1, self.horizon, self.world_model.action_size, device=self.device)
-        self.policy.respond = self.respond
-        self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
-        self.configurator = Configurator(
-            self.n_envs, self.horizon, gamma=self.gamma, value=self.value, thresholds=self.thresholds
-        )
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        going_on = self._last_obs is not None
-        result = super()._setup_learn(*args, **kwargs)
-        if not going_on or self.num_timesteps == 0 or len(self.warm_start) != self.n_envs:  # new episodes start
-            self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
-            self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
-        return result
+        self.allowance = allowance(self.learner, opening=self.opening, budget=self.budget, ratio=self.update_ratio)
 
     def extra_state(self) -> dict[str, Any]:
-        """As DHMBPO's, with what is promised and not yet known, and what the detectors heard."""
-        return {**super().extra_state(), "configurator": self.configurator.state_dict()}
+        """As the planner's, with what may be spent."""
+        return {**super().extra_state(), "allowance": self.allowance.state_dict()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
         super().load_extra_state(state)
-        self.configurator.load_state_dict(state["configurator"])
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        names, tensors = super()._get_torch_save_params()
-        return [*names, "thresholds"], tensors
+        self.allowance.load_state_dict(state["allowance"])
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "thresholds", "configurator", "warm_start"]
+        return [*super()._excluded_save_params(), "allowance"]
 
     def _check(self, policy: Any) -> None:
         """Raise UserError for settings that no plan can be made with."""
         if isinstance(policy, type) and not issubclass(policy, PlanFirstPolicy):
             raise UserError(f"policy must be MlpPolicy or a PlanFirstPolicy, got {policy.__name__}")
-        for name in ("horizon", "policy_plans", "iterations"):
+        for name in ("horizon", "policy_plans", "iterations", "follow"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         own = self.candidates - self.policy_plans
@@ -225,10 +258,5 @@ class PlanFirst(DHMBPO):
             raise UserError(
                 f"elites must be between 1 and {own}, the candidates that are no policy_plans, got {self.elites}"
             )
-
-
-def drawn(plan: Plan, rng: torch.Generator) -> Tensor:
-    """First actions [B, A] of plans, with the width that their search ended with, as in TD-MPC2."""
-    mean, std = plan.mean[:, 0], plan.std[:, 0]
-    noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-    return (mean + std * noise).clamp(-1.0, 1.0)
+        if not 0.0 <= self.audit <= 1.0:
+            raise UserError(f"audit must be in [0, 1], got {self.audit}")

@@ -78,6 +78,7 @@ class Thresholds(nn.Module):
     wide: Tensor  # [3] of sets that half as many rows miss, which leaves the other half to tests in units of return
     disagreement: Tensor  # [] of `disagreement`
     tau: Tensor  # [] units of return: a difference of values that matters
+    bias: Tensor  # [] units of return: what the critics' residual is everywhere
     gap: Tensor  # [] units of return: running mean of D_pi, which alone is not frozen
 
     def __init__(self) -> None:
@@ -86,16 +87,20 @@ class Thresholds(nn.Module):
         self.register_buffer("wide", torch.full((len(HEADS),), math.inf))
         self.register_buffer("disagreement", torch.tensor(-math.inf))
         self.register_buffer("tau", torch.tensor(math.inf))
+        self.register_buffer("bias", torch.tensor(0.0))
         self.register_buffer("gap", torch.tensor(math.inf))
 
     @torch.no_grad()
-    def freeze(self, model: GaussianEnsemble, held: Transitions, tau: Tensor, miss_rate: float = MISS_RATE) -> None:
-        """Set them from rows that the model was not trained on [B, .], and tau []."""
+    def freeze(
+        self, model: GaussianEnsemble, held: Transitions, tau: Tensor, bias: Tensor, miss_rate: float = MISS_RATE
+    ) -> None:
+        """Set them from rows that the model was not trained on [B, .], tau [] and bias []."""
         scores = surprise(model, held)
         self.heads.copy_(conformal_quantile(scores, miss_rate))
         self.wide.copy_(conformal_quantile(scores, miss_rate / 2))
         self.disagreement.copy_(conformal_quantile(disagreement(model, held.obs, held.action), miss_rate))
         self.tau.copy_(tau)
+        self.bias.copy_(bias)
 
     def follow(self, gap: Tensor, share: float = 0.1) -> None:
         """Move the running mean of D_pi a share of the way to a new one []."""

@@ -7,6 +7,7 @@ frozen thresholds allow.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from dyna.plan_model import PlanModel
 from dyna.plan_scores import Value, propagated_returns
 from dyna.promises import Account, chance, interquartile_range, settle
 from dyna.returns import discounted_return
+from dyna.rings import Ring
 from dyna.types import Transitions
 from dyna.windows import Closed, Windows, newest_steps
 from dyna.world_model import GaussianEnsemble
@@ -27,7 +29,9 @@ from dyna.world_model import GaussianEnsemble
 CRITIC = "critic"
 NEWEST = 2_000  # steps whose returns say what difference of values matters
 PARTICLES = 4  # a member, that tell noise from error
-SHARE_OF_SPREAD, SHARE_OF_VALUE = 0.1, 0.01  # of the returns' interquartile range, or of their size: the larger is tau
+REMEMBERED = 500  # outcomes
+MATTERS = 0.1  # tau as a share of the spread of returns, or of what a window earns where that is more
+PRIORITY = 0.6  # how much a residual counts where outcomes are drawn to learn from (Schaul et al. 2016)
 
 
 class Verdict(NamedTuple):
@@ -45,29 +49,45 @@ class Configurator:
 
     :param value: What a state is worth, by each critic: [B, S] -> [C, B].
     :param pooled: Let every detector hear of every miss: parts are not told from one another.
+    :param centred: Count as the critics' error only what differs from their residual everywhere at the last fit.
     """
 
     def __init__(
-        self, n_envs: int, horizon: int, *, gamma: float, value: Value, thresholds: Thresholds, pooled: bool = False
+        self,
+        n_envs: int,
+        horizon: int,
+        obs_size: int,
+        *,
+        gamma: float,
+        value: Value,
+        thresholds: Thresholds,
+        pooled: bool = False,
+        centred: bool = True,
     ) -> None:
         self.horizon, self.gamma, self.value, self.thresholds = horizon, gamma, value, thresholds
-        self.windows = Windows(n_envs, horizon, thresholds.tau.device)
+        self.centred, device = centred, thresholds.tau.device
+        self.windows = Windows(n_envs, horizon, device)
+        widths = {"obs": obs_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1, "surprising": 1}
+        self.outcomes = Ring(REMEMBERED, widths, device)
         self.detectors = Detectors((*HEADS, CRITIC), pooled=pooled)
         self.covered = torch.zeros(len(HEADS), dtype=torch.int64)  # outcomes inside the prediction sets
 
     def freeze(self, model: GaussianEnsemble, data: Transitions) -> None:
         """After a fit to all `data` [B, .], oldest first: measure what counts as a surprise until the next one."""
         _, held = fitting.split(data, model.settings.holdout)
-        self.thresholds.freeze(model, held, self._tau(Transitions(*(part[-NEWEST:] for part in data))))
+        tau, bias = self._measured(Transitions(*(part[-NEWEST:] for part in data)))
+        self.thresholds.freeze(model, held, tau, bias if self.centred else torch.zeros_like(bias))
         self.windows.drop()  # they hold the promises of another model
 
-    def promise(self, model: PlanModel, obs: Tensor, plans: Tensor, policy: Tensor) -> None:
-        """Open the windows that are due, in states [n_envs, S] with the plans and the policy's own [n_envs, H, A]."""
-        envs = self.windows.waiting().to(obs.device)
-        if len(envs):
-            both = torch.stack([plans[envs], policy[envs]], dim=1)
-            promised = propagated_returns(model, obs[envs], both, gamma=self.gamma, value=self.value).mean(0)
-            self.windows.begin(envs, promised[:, 0], promised[:, 1])
+    def promise(self, model: PlanModel, envs: Tensor, obs: Tensor, plans: Tensor, policy: Tensor) -> None:
+        """Open windows in environments [W] in states [W, S], with the plans and the policy's own [W, H, A].
+
+        Where the two are the same no plan was made, and there is no amortisation gap to be seen.
+        """
+        both = torch.stack([plans, policy], dim=1)
+        promised = propagated_returns(model, obs, both, gamma=self.gamma, value=self.value).mean(0)
+        alone = (plans == policy).flatten(1).all(1)
+        self.windows.begin(envs, promised[:, 0], torch.where(alone, torch.nan, promised[:, 1]))
 
     def judge(
         self, model: GaussianEnsemble, replay: PackedReplayBuffer, closed: Closed, rng: torch.Generator
@@ -78,11 +98,15 @@ class Configurator:
         account = settle(planner, steps, planned=closed.planned, policy=closed.policy, **how)
         noise = chance(planner, steps, particles=PARTICLES, rng=rng, **how)
         scores = surprise(model, _last(steps))
-        missed = torch.stack([account.dynamics, account.reward, account.termination, account.critic])
+        residual = account.critic - self.thresholds.bias
+        missed = torch.stack([account.dynamics, account.reward, account.termination, residual])
         missed = missed.abs() > torch.maximum(self.thresholds.tau, 2.0 * noise)
         missed[:-1] |= scores > self.thresholds.wide[:, None]
-        self.thresholds.follow(account.policy_gap.mean())
+        gaps = account.policy_gap[account.policy_gap.isfinite()]
+        if len(gaps):
+            self.thresholds.follow(gaps.mean())
         self.covered += (~self.thresholds.missed(scores)).sum(1).cpu()
+        self._remember(steps, residual, missed[-1])
         missed = missed.cpu()
         alarms = [name for one in missed.T for name in self.detectors.hear(one)]
         return Verdict(steps, account, noise, missed, alarms)
@@ -95,29 +119,55 @@ class Configurator:
             values |= {f"evidence_{name}": float(heard.evidence[i]), f"alarms_{name}": float(heard.alarms[i])}
         for i, name in enumerate(HEADS):
             values[f"coverage_{name}"] = int(self.covered[i]) / max(heard.outcomes, 1)
-        return values | {"tau": float(self.thresholds.tau), "gap": float(self.thresholds.gap)}
+        return values | {name: float(getattr(self.thresholds, name)) for name in ("tau", "bias", "gap")}
+
+    def residual(self) -> float:
+        """Mean size of the critics' residual, as they are now, on the outcomes that were surprising; 0 without any."""
+        known = self.outcomes.all()
+        these = known["surprising"].squeeze(1) > 0
+        if not these.any():
+            return 0.0
+        earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
+        realised = earned + weight * _mean(self.value(known["last"]))
+        residual = realised - _mean(self.value(known["obs"])) - self.thresholds.bias
+        return float(residual[these].abs().mean())
+
+    def surprising(self, n: int, rng: torch.Generator) -> Tensor:
+        """States [n, S] from which outcomes were surprising, the more so the likelier; one must be known."""
+        weights = self.outcomes.all()["residual"].squeeze(1).abs().clamp_min(1e-6) ** PRIORITY
+        return self.outcomes.sample(n, rng=rng, weights=weights)["obs"]
 
     def state_dict(self) -> dict[str, Any]:
         """What the next verdicts depend on, but for the thresholds."""
-        parts = {"windows": self.windows.state_dict(), "detectors": self.detectors.state_dict()}
+        parts = {name: getattr(self, name).state_dict() for name in ("windows", "detectors", "outcomes")}
         return {**parts, "covered": self.covered}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.windows.load_state_dict(state["windows"])
-        self.detectors.load_state_dict(state["detectors"])
+        for name in ("windows", "detectors", "outcomes"):
+            getattr(self, name).load_state_dict(state[name])
         self.covered = state["covered"].clone()
 
-    def _tau(self, newest: Transitions) -> Tensor:
-        """What difference of values matters []: a tenth of the interquartile range of the newest returns."""
+    def _remember(self, steps: Transitions, residual: Tensor, surprising: Tensor) -> None:
+        """Keep what is needed to judge the critics by these windows [H, W, .] again."""
+        no_value = torch.zeros_like(residual)
+        earned = discounted_return(steps.reward, steps.terminated, no_value, self.gamma)
+        weight = discounted_return(torch.zeros_like(steps.reward), steps.terminated, no_value + 1.0, self.gamma)
+        columns = {"earned": earned, "weight": weight, "residual": residual, "surprising": surprising}
+        rows = {name: column.unsqueeze(1) for name, column in columns.items()}
+        self.outcomes.add(obs=steps.obs[0], last=steps.next_obs[-1], **rows)
+
+    def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
+        """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""
         rows = fitting.windows(newest, self.horizon).T
         if rows.shape[1] == 0:  # no episode is as long
             rows = torch.arange(len(newest.obs), device=newest.obs.device).unsqueeze(0)
         steps = Transitions(*(part[rows] for part in newest))
-        last_value = self.value(steps.next_obs[-1]).mean(0)
-        returns = discounted_return(steps.reward, steps.terminated, last_value, self.gamma)
-        # where all returns are alike, a share of their size: critics are never exact
-        return torch.maximum(SHARE_OF_SPREAD * interquartile_range(returns), SHARE_OF_VALUE * returns.abs().mean())
+        returns = discounted_return(steps.reward, steps.terminated, _mean(self.value(steps.next_obs[-1])), self.gamma)
+        # returns may all be alike, critics are never exact
+        earned = discounted_return(steps.reward, steps.terminated, torch.zeros_like(returns), self.gamma).abs().mean()
+        residual = returns - _mean(self.value(steps.obs[0]))
+        return MATTERS * torch.maximum(interquartile_range(returns), earned), residual.median()
 
 
 def metrics_of(verdict: Verdict) -> dict[str, float]:
@@ -126,7 +176,13 @@ def metrics_of(verdict: Verdict) -> dict[str, float]:
     values = {name: getattr(account, name) for name in ("planned", "realised", "broken", "policy_gap")}
     for name in ("model", *HEADS, "replan", CRITIC):
         values[f"error_{name}"] = getattr(account, name).abs()
-    return {name: float(value.mean()) for name, value in {**values, "noise": verdict.noise}.items()}
+    means = {name: float(value.mean()) for name, value in {**values, "noise": verdict.noise}.items()}
+    return {name: mean for name, mean in means.items() if not math.isnan(mean)}  # no gap where the policy acted
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean opinion [B] of C critics [C, B]."""
+    return values.mean(0)
 
 
 def _last(steps: Transitions) -> Transitions:

@@ -170,6 +170,8 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"follow": 0}, "follow must be at least 1, got 0"),
+        ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a PlanFirstPolicy, got SACPolicy"),
@@ -178,3 +180,108 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
 def test_settings_without_a_plan_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, **wrong})
+
+
+def test_a_policy_alone_makes_no_plan() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "policy"}).learn(120)
+    assert agent.updates["plans"] == 0 and agent.decided["reacted"] == 120 - 61
+    action, _ = agent.predict(OBS, deterministic=True)
+    np.testing.assert_allclose(action, 2 * agent.react(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
+
+
+def sure(agent: PlanFirst) -> PlanFirst:
+    """An agent whose thresholds say that everything is as foreseen."""
+    for name in ("heads", "wide", "disagreement", "tau"):
+        getattr(agent.thresholds, name).fill_(torch.inf)
+    agent.thresholds.gap.zero_()
+    return agent
+
+
+@pytest.mark.parametrize("unsure", ["disagreement", "tau", "gap"])
+def test_the_policy_acts_alone_only_where_all_agree(unsure: str) -> None:
+    agent = sure(PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "confident"}))
+    obs = torch.as_tensor(OBS)
+    assert agent.is_confident(obs).all()
+    getattr(agent.thresholds, unsure).fill_(torch.inf if unsure == "gap" else -torch.inf)
+    if unsure == "gap":
+        agent.thresholds.tau.fill_(1.0)
+    assert not agent.is_confident(obs).any()
+
+
+def test_some_of_what_the_policy_could_do_alone_is_planned_all_the_same() -> None:
+    agent = PlanFirst(
+        env=gym.make("Pendulum-v1"), **{**TINY, "acting": "confident", "audit": 0.3, "model_every": 10**6}
+    )
+    agent.learn(62)
+    before = dict(agent.decided)
+    agent.configurator.freeze = lambda *args: None  # type: ignore[method-assign]
+    agent.configurator.judge = lambda *args: None  # type: ignore[assignment,method-assign,return-value]
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    agent.alarmed_at = -10
+    for _ in range(200):
+        sure(agent).act(torch.as_tensor(OBS[:1]))
+    planned, reacted = (agent.decided[name] - before[name] for name in ("planned", "reacted"))
+    assert planned + reacted == 200 and 30 < planned < 90
+
+
+def test_a_plan_is_followed_while_it_leads_where_it_should() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "follow": 3, "model_every": 10**6}).learn(80)
+    obs = torch.as_tensor(OBS[:1])
+    agent.trusted[:] = 0
+    before = dict(agent.decided)
+    sure(agent).act(obs)
+    (warm,) = agent.warm_start
+    followed = [agent.act(obs)[0], agent.act(obs)[0]]
+    assert torch.equal(torch.stack(followed), warm[:2])
+    agent.act(obs)  # its three steps are over
+    counts = {name: agent.decided[name] - before[name] for name in before}
+    assert counts == {"planned": 2, "followed": 2, "reacted": 0}
+    agent.thresholds.heads.fill_(-torch.inf)
+    agent._distrust()
+    assert not agent.trusted.any()
+
+
+def gated(**how: Any) -> PlanFirst:
+    return PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "learner": "gated", "opening": 100, **how})
+
+
+def test_a_gated_learner_rests_until_the_critics_alarm() -> None:
+    agent = gated().learn(100)
+    spent = agent.updates["critic"]
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    agent.allowance.gate.check(0.0, tau=1.0)
+    agent.learn(40, reset_num_timesteps=False)
+    assert agent.updates["critic"] - spent <= 3 and agent.always_on == 140
+    agent.allowance.gate.open("critic")
+    agent.learn(5, reset_num_timesteps=False)
+    assert agent.updates["critic"] - spent >= 10
+
+
+def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered() -> None:
+    agent = gated().learn(130)
+    agent.allowance.gate.open("critic")
+    surprising = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
+    assert len({tuple(row) for row in agent._starts(32)[:16].tolist()} - surprising) == 0
+    agent.allowance.gate.check(0.0, tau=1.0)
+    assert {tuple(row) for row in agent._starts(32)[:16].tolist()} - surprising
+
+
+def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(110)
+    version, critic = agent.world_model.version, agent.updates["critic"]
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    agent.allowance.gate.check(0.0, tau=1.0)
+    agent._refit_asked = True
+    agent.learn(3, reset_num_timesteps=False)
+    assert agent.world_model.version == version + 1 and agent.refits_on_alarm >= 1
+    assert agent.updates["critic"] - critic <= 1
+
+
+def test_distilling_draws_the_policy_to_the_plans() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), learning_rate=3e-3, **TINY).learn(62)
+    obs = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    agent.plans.add(obs=obs, mean=torch.full((500, 1), 0.6), std=torch.full((500, 1), 0.1))
+    for _ in range(200):
+        agent._distil()
+    assert agent.updates["distil"] == 200
+    assert (agent.react(obs) - 0.6).abs().mean() < 0.1

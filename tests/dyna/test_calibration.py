@@ -57,7 +57,7 @@ def test_equal_scores_are_covered_all() -> None:
 
 def test_the_frozen_sets_cover_new_rows(model: GaussianEnsemble) -> None:
     thresholds = Thresholds()
-    thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3))
+    thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3), torch.tensor(0.1))
     missed = thresholds.missed(surprise(model, rows(4_000, seed=2))).float().mean(1)
     assert (missed[:2] > 0.07).all() and (missed < 0.13).all()
     assert (thresholds.wide >= thresholds.heads).all() and (thresholds.wide > thresholds.heads).any()
@@ -67,7 +67,7 @@ def test_the_frozen_sets_cover_new_rows(model: GaussianEnsemble) -> None:
 @pytest.mark.parametrize("head", HEADS)
 def test_each_head_is_surprised_by_its_own_errors_alone(model: GaussianEnsemble, head: str) -> None:
     thresholds = Thresholds()
-    thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3))
+    thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3), torch.tensor(0.1))
     real = rows(500, seed=3)
     if head == "dynamics":  # another push, paid and ended as ever
         next_obs = real.next_obs + 1.0

@@ -66,15 +66,16 @@ def known() -> tuple[GaussianEnsemble, Transitions]:
 def watched(known: tuple[GaussianEnsemble, Transitions], what: World, steps: int, **how: bool) -> Configurator:
     """What a configurator has heard after some steps of a world."""
     (model, data), replay = known, empty()
-    configurator = Configurator(1, H, gamma=GAMMA, value=value, thresholds=Thresholds(), **how)
+    configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds(), **how)
     configurator.freeze(model, data)
     configurator.thresholds.tau.fill_(0.5)
     rng, planner = torch.Generator().manual_seed(1), PlanModel(model)
     obs = np.zeros(1, np.float32)
     draw = np.random.default_rng(2)
     for _ in range(steps):
-        plans = torch.zeros(1, H, 1)
-        configurator.promise(planner, torch.as_tensor(obs)[None], plans, plans)
+        envs, plans = configurator.windows.waiting(), torch.zeros(1, H, 1)
+        if len(envs):
+            configurator.promise(planner, envs, torch.as_tensor(obs)[None], plans, plans + 0.1)
         action = draw.uniform(-1, 1)
         next_obs, reward, end = what(obs, action, draw)
         replay.add(obs[None], next_obs[None], np.array([[action]]), np.array([reward]), np.array([end]), [{}])
@@ -82,7 +83,7 @@ def watched(known: tuple[GaussianEnsemble, Transitions], what: World, steps: int
             verdict = configurator.judge(model, replay, closed, rng)
             account = verdict.account
             torch.testing.assert_close(account.broken, account.model + account.replan)
-            torch.testing.assert_close(account.policy_gap, torch.zeros(1))  # the plan is the policy's
+            assert account.policy_gap < 0  # the policy pushes up, where more is earned
             assert all(np.isfinite(value) for value in metrics_of(verdict).values())
         obs = np.zeros(1, np.float32) if end else next_obs
     return configurator
@@ -124,6 +125,43 @@ def test_pooled_detectors_name_them_all(known: tuple[GaussianEnsemble, Transitio
 
 def test_it_goes_on_as_it_was(known: tuple[GaussianEnsemble, Transitions]) -> None:
     ours = watched(known, world, 50)
-    others = Configurator(1, H, gamma=GAMMA, value=value, thresholds=ours.thresholds)
+    others = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=ours.thresholds)
     others.load_state_dict(ours.state_dict())
     assert others.metrics() == ours.metrics() and torch.equal(others.windows.age, ours.windows.age)
+
+
+def test_where_the_policy_acts_there_is_no_gap_to_be_seen(known: tuple[GaussianEnsemble, Transitions]) -> None:
+    (model, data), replay, plans = known, empty(), torch.zeros(1, H, 1)
+    configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
+    configurator.freeze(model, data)
+    configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans)
+    for end in live(replay, H, world, seed=9):
+        closed = configurator.windows.advance(torch.tensor([end]))
+    verdict = configurator.judge(model, replay, closed[0], torch.Generator().manual_seed(0))
+    assert "policy_gap" not in metrics_of(verdict) and float(configurator.thresholds.gap) == float("inf")
+
+
+def test_a_residual_that_is_the_same_everywhere_is_no_surprise(known: tuple[GaussianEnsemble, Transitions]) -> None:
+    def shifted(obs: Tensor) -> Tensor:
+        return value(obs) + 100.0
+
+    (model, data), told = known, {}
+    for centred in (True, False):
+        configurator = Configurator(1, H, 1, gamma=GAMMA, value=shifted, thresholds=Thresholds(), centred=centred)
+        configurator.freeze(model, data)
+        told[centred] = float(configurator.thresholds.bias)
+    assert told[True] == pytest.approx((GAMMA**H - 1) * 100, abs=1.0) and told[False] == 0
+
+
+def test_the_residual_is_that_of_the_critics_as_they_are_now(known: tuple[GaussianEnsemble, Transitions]) -> None:
+    configurator = watched(known, world, 90)
+    known_outcomes = configurator.outcomes.all()
+    surprising = known_outcomes["surprising"].squeeze(1) > 0
+    assert surprising.any()
+    expected = known_outcomes["residual"].squeeze(1)[surprising].abs().mean()
+    assert configurator.residual() == pytest.approx(float(expected), rel=1e-4)
+    configurator.value = lambda obs: torch.zeros(2, len(obs))
+    earned = known_outcomes["earned"].squeeze(1)[surprising] - configurator.thresholds.bias
+    assert configurator.residual() == pytest.approx(float(earned.abs().mean()), rel=1e-4)
+    drawn = configurator.surprising(50, torch.Generator().manual_seed(0))
+    assert {float(row) for row in drawn} <= {float(row) for row in known_outcomes["obs"]}

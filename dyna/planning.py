@@ -1,0 +1,217 @@
+"""The seam with Stable-Baselines3 of an agent that plans: while it collects it acts by plans, and sees how they end.
+
+In each environment a step is planned, follows the plan that there is, or is left to the policy. Windows of steps are
+held against what was promised of them, and alarms are handed to the algorithm.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3.common.noise import ActionNoise
+from torch import Tensor
+
+from dyna.base import DynaMixin
+from dyna.calibration import Thresholds, surprise
+from dyna.configurator import Configurator, Verdict
+from dyna.foresight import ForesightMixin
+from dyna.plan_model import PlanModel
+from dyna.plan_seeds import policy_plans
+from dyna.plans import Plan, shifted
+from dyna.restarts import DROPPED
+from dyna.rings import Ring
+from dyna.types import Transitions
+from dyna.windows import Closed, Windows, newest_steps
+
+REMEMBERED_PLANS = 2_000
+_STATEFUL = ("configurator", "plans")
+
+
+class PlanningMixin(DynaMixin):
+    """Put before a Dyna method with a policy and critics, it collects by plans and judges them.
+
+    The subclass sets the attributes from `acting` to `centred` before SB3's constructor, and writes the five methods
+    that raise NotImplementedError; the outcomes of its plans come to `correct`.
+    """
+
+    policy: ForesightMixin
+    acting: Literal["plan", "confident", "policy"]
+    horizon: int  # steps of a plan
+    follow: int  # steps for which a plan is followed at most
+    audit: float  # share of states in which the policy is sure and a plan is made all the same
+    pooled: bool  # one detector for all parts
+    centred: bool  # only what differs from the critics' residual everywhere is their error
+    gamma: float
+    decided: dict[str, int]  # environment steps by what was decided
+    alarmed_at: int  # step of the last alarm
+    warm_start: Tensor  # [n_envs, H, A] what the next plans start from
+    trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
+    plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
+
+    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
+        """Mode-2: plans from observations [B, S], begun with [B, H, A]."""
+        raise NotImplementedError
+
+    def react(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Mode-1: the policy's most likely action, or with noise [B, A] a draw: [B, S] -> [B, A] in [-1, 1]."""
+        raise NotImplementedError
+
+    def value(self, obs: Tensor) -> Tensor:
+        """What states are worth, by each critic: [B, S] -> [C, B]."""
+        raise NotImplementedError
+
+    def is_confident(self, obs: Tensor) -> Tensor:
+        """Where Mode-1 may act alone: [B, S] -> bool [B]."""
+        raise NotImplementedError
+
+    def correct(self, verdict: Verdict) -> None:
+        """Take note of an outcome, and of the parts that must be corrected."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def respond(
+        self, obs: Tensor, warm: Tensor, deterministic: bool, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor] | None:
+        """Actions [B, A] for observations [B, S] and the next plans' starts [B, H, A]; None before the first fit."""
+        if self.world_model.version == 0:
+            return None
+        noise = None if deterministic else torch.randn(len(obs), warm.shape[-1], generator=rng, device=obs.device)
+        action, after = self.react(obs, noise), torch.zeros_like(warm)
+        unsure = (~self.is_confident(obs)).nonzero().squeeze(1)
+        if len(unsure):
+            plan = self.plan(obs[unsure], warm[unsure], rng)
+            action[unsure] = plan.actions[:, 0] if noise is None else drawn(plan, noise[unsure])
+            after[unsure] = shifted(plan.mean)
+        return action, after
+
+    @torch.no_grad()
+    def act(self, obs: Tensor) -> Tensor:
+        """Plan, follow the plan that there is, or react in each environment: [n_envs, S] -> [n_envs, A]."""
+        noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=self.device)
+        audited = torch.rand(len(obs), generator=self.rng, device=self.device) < self.audit
+        follows = self.trusted > 0
+        calm = self.num_timesteps - self.alarmed_at > self.horizon
+        reacts = self.is_confident(obs) & ~follows
+        if self.acting == "confident":
+            reacts &= ~audited & calm
+        thinks = (~follows & ~reacts).nonzero().squeeze(1)
+        action, after = self.react(obs, noise), shifted(self.warm_start)
+        action[follows] = self.warm_start[follows, 0]
+        after[reacts] = 0.0
+        intended = torch.full_like(after, torch.nan)
+        if len(thinks):
+            plan = self.plan(obs[thinks], self.warm_start[thinks], self.rng)
+            action[thinks], after[thinks] = drawn(plan, noise[thinks]), shifted(plan.mean)
+            intended[thinks], self.trusted[thinks] = plan.actions, self.follow
+            self.plans.add(obs=obs[thinks], mean=plan.mean[:, 0], std=plan.std[:, 0])
+        self._promise(obs, intended, follows)
+        self.trusted, self.warm_start = (self.trusted - 1).clamp_min(0), after
+        self.updates["plans"] += len(thinks)
+        for name, count in zip(self.decided, (len(thinks), int(follows.sum()), int(reacts.sum())), strict=True):
+            self.decided[name] += count
+        return action
+
+    def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor) -> None:
+        """Note what is promised of new plans [n_envs, H, A], and of the policy where it reacts (NaN)."""
+        waiting = self.configurator.windows.waiting().to(self.device)
+        envs = waiting[~follows[waiting]]
+        if len(envs):
+            model = PlanModel(self.world_model)
+            alone = policy_plans(model, obs[envs], self.react, 1, self.horizon)[:, 0]
+            plans = torch.where(intended[envs].isnan(), alone, intended[envs])
+            self.configurator.promise(model, envs, obs[envs], plans, alone)
+
+    def fit_world_model(self) -> None:
+        """As ever; what counts as a surprise is then measured anew and frozen, and no old plan is followed."""
+        super().fit_world_model()
+        self.configurator.freeze(self.world_model, self.replay_buffer.all_transitions())
+        self.trusted[:] = 0
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
+        action = self.act(obs).cpu().numpy()
+        if action_noise is not None:
+            action = np.clip(action + action_noise(), -1.0, 1.0)
+        return self.policy.unscale_action(action), action
+
+    def _store_transition(self, replay_buffer: Any, buffer_action: Any, new_obs: Any, *rest: Any) -> None:
+        super()._store_transition(replay_buffer, buffer_action, new_obs, *rest)
+        _, dones, infos = rest
+        done, windows = torch.as_tensor(dones, dtype=torch.bool), self.configurator.windows
+        self.warm_start[done.to(self.device)] = 0.0
+        self.trusted[done.to(self.device)] = 0
+        windows.drop(torch.tensor([DROPPED in info for info in infos]))  # such a step is replaced by another
+        for closed in windows.advance(done):
+            verdict = self.configurator.judge(self.world_model, self.replay_buffer, closed, self.rng)
+            if verdict.alarms:
+                self.alarmed_at = self.num_timesteps
+            self.correct(verdict)
+        if self.trusted.any():
+            self._distrust()
+
+    def _distrust(self) -> None:
+        """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""
+        everyone = Closed(torch.arange(self.n_envs), 1, self.trusted, self.trusted)
+        newest = Transitions(*(part[0] for part in newest_steps(self.replay_buffer, everyone)))
+        self.trusted[self.thresholds.missed(surprise(self.world_model, newest))[0]] = 0
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        obs_size, action_size = self.world_model.obs_size, self.world_model.action_size
+        self.thresholds = Thresholds().to(self.device)
+        self.configurator = Configurator(
+            self.n_envs,
+            self.horizon,
+            obs_size,
+            gamma=self.gamma,
+            value=self.value,
+            thresholds=self.thresholds,
+            pooled=self.pooled,
+            centred=self.centred,
+        )
+        widths = {"obs": obs_size, "mean": action_size, "std": action_size}
+        self.plans = Ring(REMEMBERED_PLANS, widths, self.device)
+        self.decided, self.alarmed_at = {"planned": 0, "followed": 0, "reacted": 0}, -self.horizon - 1
+        self.policy.respond = self.respond
+        self.policy.blank = torch.zeros(1, self.horizon, action_size, device=self.device)
+        self._forget_episodes()
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        going_on = self._last_obs is not None
+        result = super()._setup_learn(*args, **kwargs)
+        if not going_on or self.num_timesteps == 0 or len(self.warm_start) != self.n_envs:  # new episodes start
+            self._forget_episodes()
+        return result
+
+    def _forget_episodes(self) -> None:
+        self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
+        self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
+        self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
+
+    def extra_state(self) -> dict[str, Any]:
+        """As ever, with what is promised and not yet known, what the detectors heard, and the plans made."""
+        return {**super().extra_state(), **{name: getattr(self, name).state_dict() for name in _STATEFUL}}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+        super().load_extra_state(state)
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, tensors = super()._get_torch_save_params()
+        return [*names, "thresholds"], tensors
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "thresholds", "warm_start", "trusted", *_STATEFUL]
+
+
+def drawn(plan: Plan, noise: Tensor) -> Tensor:
+    """First actions [B, A] of plans, with noise [B, A] as wide as their search ended (TD-MPC2)."""
+    return (plan.mean[:, 0] + plan.std[:, 0] * noise).clamp(-1.0, 1.0)
