@@ -5,7 +5,6 @@ Algorithm 1 of the paper: fit the ensemble to all data, then act by model predic
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 from dyna.base import DynaMixin
 from dyna.branched import with_actions
 from dyna.errors import UserError
+from dyna.foresight import ForesightMixin
 from dyna.plan_model import PlanModel
 from dyna.plan_scores import trajectory_sampling
 from dyna.planners import cem, icem
@@ -27,39 +27,15 @@ from dyna.plans import Plan, shifted
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 START_STD = 0.5  # of the first iteration: the bounds -1 and 1 are two deviations from the middle (the authors' code)
-Planning = Callable[[Tensor, Tensor, torch.Generator], Plan]
 
 
-class PlanningPolicy(BasePolicy):
-    """Plans anew for each observation; all that it knows is in the world model of its algorithm.
-
-    The state that `predict` returns is the plan as it is a step later, from which the next one starts.
-    """
+class PlanningPolicy(ForesightMixin, BasePolicy):
+    """Plans anew for each observation; all that it knows is in the world model of its algorithm."""
 
     action_space: spaces.Box
-    plan: Planning
-    blank: Tensor  # [1, M, H, A] plans that nothing is known of
 
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Box, lr_schedule: Any = None) -> None:
         super().__init__(observation_space, action_space, squash_output=True)
-
-    def predict(
-        self,
-        observation: Any,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """SB3's predict; with `deterministic`, every plan draws the same random numbers, else those of torch."""
-        obs, vectorized = self.obs_to_tensor(observation)
-        assert isinstance(obs, Tensor)  # Dict observations are refused
-        warm = self.blank.expand(len(obs), -1, -1, -1) if state is None else torch.as_tensor(state[0]).to(self.blank)
-        if episode_start is not None:
-            warm = warm * torch.as_tensor(~episode_start).to(warm)[:, None, None, None]
-        seed = 0 if deterministic else int(torch.randint(2**62, ()))
-        plan = self.plan(obs.float(), warm, torch.Generator(obs.device).manual_seed(seed))
-        actions = self.unscale_action(plan.actions[:, 0].cpu().numpy())
-        return actions if vectorized else actions[0], (_next(plan, warm.shape[1]).cpu().numpy(),)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {"observation_space": self.observation_space, "action_space": self.action_space}
@@ -163,6 +139,11 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
             return icem(score, mean, torch.full_like(mean, START_STD), seeds=warm[:, 1:], rng=rng, **search)
         return cem(score, mean, torch.full_like(mean, START_STD), rng=rng, **search)
 
+    def respond(self, obs: Tensor, warm: Tensor, deterministic: bool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """First actions [B, A] of plans from [B, S], and what the next ones start from [B, M, H, A]."""
+        plan = self.plan(obs, warm, rng)
+        return plan.actions[:, 0], _next(plan, warm.shape[1])
+
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Fit the world model where it is due; there is nothing else to learn."""
         if self.is_fit_due(self.model_every):
@@ -191,7 +172,7 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         super()._setup_model()
         kept = max(1, round(0.3 * self.elites)) if self.planner == "icem" else 0
         self.policy.blank = torch.zeros(1, 1 + kept, self.horizon, self.world_model.action_size, device=self.device)
-        self.policy.plan = self.plan
+        self.policy.respond = self.respond
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1, 1)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
@@ -207,11 +188,10 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
             return super()._sample_action(self.num_timesteps + 1, action_noise, n_envs)
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
-        plan = self.plan(obs, self.warm_start, self.rng)
-        self.warm_start = _next(plan, self.warm_start.shape[1])
+        action, self.warm_start = self.respond(obs, self.warm_start, False, self.rng)
         self.updates["plans"] += n_envs
-        action = plan.actions[:, 0].cpu().numpy()
-        return self.policy.unscale_action(action), action
+        scaled = action.cpu().numpy()
+        return self.policy.unscale_action(scaled), scaled
 
     def _store_transition(self, replay_buffer: Any, buffer_action: Any, new_obs: Any, *rest: Any) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, *rest)

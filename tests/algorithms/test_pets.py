@@ -104,12 +104,12 @@ def test_one_observation_gives_one_action(planner: PETS) -> None:
 def test_a_plan_goes_on_where_the_last_one_was_and_an_episodes_start_forgets_it(planner: PETS) -> None:
     fresh, state = planner.predict(OBS, deterministic=True)
     seen: list[torch.Tensor] = []
-    plan = planner.policy.plan
-    planner.policy.plan = lambda obs, warm, rng: seen.append(warm) or plan(obs, warm, rng)  # type: ignore[func-returns-value]
+    plan = planner.plan
+    planner.plan = lambda obs, warm, rng: seen.append(warm) or plan(obs, warm, rng)  # type: ignore[func-returns-value,method-assign]
     try:
         planner.predict(OBS, state, np.array([False, True, False]), deterministic=True)
     finally:
-        planner.policy.plan = plan
+        del planner.plan  # type: ignore[method-assign]
     assert state is not None
     assert not seen[0][1].any() and torch.equal(seen[0][::2], torch.as_tensor(state[0])[::2])
 
