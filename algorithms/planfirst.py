@@ -32,6 +32,7 @@ from dyna.plans import Plan
 
 START_STD = 0.5  # of a plan's first iteration
 CHECK_EVERY = 50  # steps between two looks at what was surprising
+RECENT = 100  # outcomes that say which constant the critics lack
 DISTILLED = 64  # plans in an update of the policy
 
 
@@ -101,6 +102,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         refit_on_alarm: bool = False,
         pooled: bool = False,
         centred: bool = True,
+        recentre: bool = True,
         distil: bool = False,
         **dhmbpo: Any,
     ) -> None:
@@ -109,6 +111,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         self.terminal_value, self.acting, self.audit, self.follow = terminal_value, acting, audit, follow
         self.learner, self.opening, self.budget, self.update_ratio = learner, opening, budget, update_ratio
         self.refit_on_alarm, self.pooled, self.centred, self.distil = refit_on_alarm, pooled, centred, distil
+        self.recentre = recentre
         self.always_on = 0  # updates that a learner that is always on would have made
         self.refits_on_alarm, self._refit_asked = 0, False
         self._check(policy)
@@ -186,6 +189,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         if self.is_fit_due(self.model_every):
             self.fit_world_model()
             self._set_units()
+            self._recentre()
         if self._fitted_at is None:
             return
         always = max(gradient_steps, self.num_timesteps) if first else gradient_steps
@@ -200,6 +204,13 @@ class PlanFirst(PlanningMixin, DHMBPO):
         for name, value in {**self.configurator.metrics(), **self.totals()}.items():
             self.logger.record(f"planfirst/{name}", value)
 
+    def _recentre(self) -> None:
+        """Give the critics at once the constant that they lack, which thousands of updates would bring."""
+        offset = self.configurator.offset(RECENT) if self.recentre else 0.0
+        for critic in (self.critic, self.critic_target):
+            critic.centre += offset
+        self.logger.record("planfirst/offset", offset)
+
     def totals(self) -> dict[str, float]:
         """What was decided so far: shares of steps and of gradients, and whether the critics' gate is open."""
         gradients = {name: count for name, count in self.updates.items() if name != "plans"}
@@ -211,6 +222,14 @@ class PlanFirst(PlanningMixin, DHMBPO):
             "refits_on_alarm": self.refits_on_alarm,
             "gate": float(self.allowance.gate.is_open(self.num_timesteps)),
         }
+
+    def ledger(self) -> dict[str, Any]:
+        """Totals of the run, and the sentence that says them."""
+        totals = self.totals()
+        planned, spent = (f"{100 * totals[name]:.0f} %" for name in ("steps_planned", "rl_of_always_on"))
+        refits = f"{self.refits_on_alarm} model refit{'s' * (self.refits_on_alarm != 1)} on alarm"
+        words = f"planned {planned} of steps, {spent} of always-on's RL updates, {refits}"
+        return {"in_words": words, **totals, **self.configurator.metrics()}
 
     def _starts(self, rows: int) -> Tensor:
         """As DHMBPO's; while an alarm is answered, half of them are states whose outcome was a surprise."""

@@ -141,6 +141,11 @@ def world_model_metrics(model: BaseAlgorithm) -> dict[str, float]:
     return dict(getattr(model, "world_model_metrics", {}))
 
 
+def ledger(model: BaseAlgorithm) -> dict[str, Any]:
+    """What an algorithm sums up of a whole run, a sentence under `in_words`; empty for those that do not."""
+    return model.ledger() if hasattr(model, "ledger") else {}
+
+
 def _optimizer_steps(optimizer: Any) -> int:
     if not isinstance(optimizer, torch.optim.Optimizer):
         return 0

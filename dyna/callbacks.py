@@ -230,6 +230,8 @@ class Seam(BaseCallback):
             "updates": agents.updates(self.model),
             "world_model": agents.world_model_metrics(self.model),
         }
+        if ledger := agents.ledger(self.model):
+            reached["ledger"] = ledger
         self._run.write_summary(**reached, **values)
 
     def _init_callback(self) -> None:

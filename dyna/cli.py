@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dyna
-from dyna import config, flags, presets, registry
+from dyna import config, flags, plain, presets, registry
 from dyna.config import RunConfig
 from dyna.errors import RunFailed, UserError, unknown
 
@@ -132,6 +132,8 @@ def _report(run: Run) -> int:
     path = shlex.quote(str(run.path))
     summary = run.summary()
     interrupted = summary["status"] == "interrupted"
+    if "in_words" in summary.get("ledger", {}):
+        print(summary["ledger"]["in_words"])
     more = "" if interrupted else f" -n {2 * max(summary['steps'], run.config.steps)}"
     print("next:")
     print(f"  {called('dyna')} train --resume {path}{more}")
@@ -155,6 +157,12 @@ def _eval(words: list[str]) -> int:
     parser.add_argument("--episodes", metavar="N", default="10", help="Episodes to play (default: 10).")
     parser.add_argument("--seed", metavar="K", default=argparse.SUPPRESS, help="Seed of the episodes.")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="Which model (default: best).")
+    parser.add_argument(
+        "--reward", metavar="FN", help="Another exact reward, module:function, that an agent which plans aims at."
+    )
+    parser.add_argument(
+        "-p", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="Hyperparameters to play with."
+    )
     parser.add_argument("--stochastic", action="store_true", help="Sample actions instead of taking the policy's mode.")
     parser.add_argument("--render", action="store_true", help="Show the episodes in a window.")
     parser.add_argument("--video", metavar="FILE", type=Path, help="Film the episodes into this file (.mp4 or .gif).")
@@ -168,6 +176,8 @@ def _eval(words: list[str]) -> int:
         raise UserError("--render and --video cannot be combined: choose one")
     if arguments.unsafe_load and not (arguments.algo and arguments.env):
         raise UserError("--unsafe-load needs --algo ALGO and --env ENV, for the file does not tell them")
+    if arguments.unsafe_load and (arguments.p or arguments.reward):
+        raise UserError("-p and --reward are for runs: leave them out with --unsafe-load")
     if not arguments.unsafe_load:
         _refuse_foreign(arguments)
     return _evaluate(arguments)
@@ -195,7 +205,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         from dyna import evaluate
 
-        result = evaluate.evaluate_run(arguments.run, which=arguments.which, **how)
+        changed = plain.assignments(arguments.p) | ({"reward_fn": arguments.reward} if arguments.reward else {})
+        result = evaluate.evaluate_run(arguments.run, which=arguments.which, hyperparameters=changed, **how)
     print(f"return {result.return_mean:.1f} +- {result.return_std:.1f}, length {result.length_mean:.1f}")
     if arguments.video:
         print(f"video: {arguments.video}")

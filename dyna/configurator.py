@@ -132,6 +132,18 @@ class Configurator:
         residual = realised - _mean(self.value(known["obs"])) - self.thresholds.bias
         return float(residual[these].abs().mean())
 
+    def offset(self, n: int) -> float:
+        """The constant that the critics lack on the newest n outcomes: LSTD with one feature, the same everywhere.
+
+        Added to every value it makes the mean residual zero (Bradtke & Barto 1996); 0 without an outcome.
+        """
+        known = self.outcomes.newest(n)
+        earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
+        if len(earned) == 0:
+            return 0.0
+        residual = earned + weight * _mean(self.value(known["last"])) - _mean(self.value(known["obs"]))
+        return float(residual.sum() / (1.0 - weight).sum())
+
     def surprising(self, n: int, rng: torch.Generator) -> Tensor:
         """States [n, S] from which outcomes were surprising, the more so the likelier; one must be known."""
         weights = self.outcomes.all()["residual"].squeeze(1).abs().clamp_min(1e-6) ** PRIORITY

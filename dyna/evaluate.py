@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from dyna import agents, envs, runs
+from dyna import agents, envs, plain, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
+from dyna.foresight import ForesightMixin
 from dyna.guard import EnvironmentFailed
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
@@ -119,21 +121,35 @@ def stream(seed: int, *key: int) -> int:
     return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
 
-def evaluate_run(run_path: Path, episodes: int = 10, *, which: str = "best", **how: Any) -> Evaluation:
+def evaluate_run(
+    run_path: Path,
+    episodes: int = 10,
+    *,
+    which: str = "best",
+    hyperparameters: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> Evaluation:
     """Play episodes with the best or the last model of a run; `how` is what `evaluate` takes.
 
-    A run that was never evaluated has no best model: its last one plays. Runs no code that the run folder holds; raises
-    UserError.
+    `hyperparameters` are laid over those of the training; another `reward_fn` is for agents that plan, which then aim
+    at it without learning. A run that was never evaluated has no best model: its last one plays. Runs no code that the
+    run folder holds; raises UserError.
     """
-    run = runs.open(run_path)
+    run, changed = runs.open(run_path), dict(hyperparameters or {})
     weights = _weights(run, which)
+    config = dataclasses.replace(run.config, hyperparameters=plain.merge(run.config.hyperparameters, changed))
 
     def player(env: VecEnv) -> BaseAlgorithm:
-        model = agents.make_player(run.config, env)
+        model = agents.make_player(config, env)
+        if "reward_fn" in changed and not isinstance(model.policy, ForesightMixin):
+            raise UserError(
+                f"{config.algo} acts by what it learned for its own reward, so reward_fn={changed['reward_fn']} would "
+                "change nothing: only an agent that plans takes another reward"
+            )
         agents.load(model, weights)
         return model
 
-    return evaluate(run.config, player, episodes, **how)
+    return evaluate(config, player, episodes, **how)
 
 
 def evaluate(

@@ -33,6 +33,11 @@ class Ring:
         """Every row that it holds [size, width], in no order."""
         return {name: column[: self.size] for name, column in self.columns.items()}
 
+    def newest(self, n: int) -> dict[str, Tensor]:
+        """The newest n rows that it holds, or all if there are fewer, newest first."""
+        places = (self.added - 1 - torch.arange(min(n, self.size))) % self.capacity
+        return {name: column[places] for name, column in self.columns.items()}
+
     def sample(self, n: int, *, rng: torch.Generator, weights: Tensor | None = None) -> dict[str, Tensor]:
         """n rows with replacement, in proportion to weights [size], or evenly; it must hold one."""
         device = rng.device

@@ -10,8 +10,12 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from dyna import cli
 from dyna.algorithms.planfirst import PlanFirst
+from dyna.config import RunConfig
 from dyna.errors import UserError
+from dyna.runs import Run
+from dyna.train import train
 from dyna.world_model import EnsembleSettings
 from tests.probes import ProbeEnv, TerminationEnv
 
@@ -285,3 +289,45 @@ def test_distilling_draws_the_policy_to_the_plans() -> None:
         agent._distil()
     assert agent.updates["distil"] == 200
     assert (agent.react(obs) - 0.6).abs().mean() < 0.1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run."""
+    settings = {"env": "Pendulum-v1", "algo": "planfirst", "steps": 130, "eval_every": 130, "eval_episodes": 1}
+    hyperparameters = {name: value for name, value in TINY.items() if name not in ("seed", "device", "world_model")}
+    world = {"members": 3, "elites": 2, "width": 16, "depth": 1, "max_updates": 50}
+    hyperparameters |= {"world_model": world, "iterations": 1}
+    folder = tmp_path_factory.mktemp("runs")
+    return train(RunConfig(**settings, hyperparameters=hyperparameters, runs=folder), progress=False)
+
+
+def test_a_run_says_in_words_what_was_planned_and_what_was_learned(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = run.summary()["ledger"]
+    assert ledger["in_words"] == "planned 100 % of steps, 100 % of always-on's RL updates, 0 model refits on alarm"
+    assert ledger["steps_planned"] == 1.0 and 0 <= ledger["coverage_dynamics"] <= 1
+    cli._report(run)
+    assert ledger["in_words"] in capsys.readouterr().out.splitlines()
+
+
+def spinning(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    """The faster it turns to one side, the better."""
+    return next_obs[:, 2]
+
+
+def test_another_reward_is_planned_for_without_learning(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    play = ["eval", str(run.path), "--episodes", "1"]
+    changed = ["--reward", "tests.algorithms.test_planfirst:spinning", "-p", "terminal_value=false", "horizon=5"]
+    assert cli.main(play) == cli.main([*play, *changed]) == 0
+    own, other = capsys.readouterr().out.splitlines()
+    assert own.startswith("return ") and other.startswith("return ") and own != other
+
+
+def test_another_reward_is_refused_where_nobody_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = {"learning_starts": 30, "gradient_steps": 1, "rollouts": 5, "world_model": {"width": 8, "max_updates": 5}}
+    settings = RunConfig(env="Pendulum-v1", algo="mbpo", steps=40, eval_every=0, hyperparameters=tiny, runs=tmp_path)
+    path = train(settings, progress=False).path
+    assert cli.main(["eval", str(path), "--reward", "tests.algorithms.test_planfirst:spinning"]) == 2
+    assert "mbpo acts by what it learned for its own reward" in capsys.readouterr().err

@@ -295,7 +295,8 @@ def test_eval_asks_for_what_was_typed(monkeypatch: pytest.MonkeyPatch, capsys: p
         return SimpleNamespace(return_mean=-150.0, return_std=10.0, length_mean=200.0, episodes=episodes)
 
     monkeypatch.setattr(dyna.evaluate, "evaluate_run", evaluate_run)
-    assert cli.main("eval some_run --episodes 3 --which last --stochastic --seed 5 --video film.mp4".split()) == 0
+    line = "eval some_run --episodes 3 --which last --stochastic --seed 5 --video film.mp4 --reward a:b -p horizon=9"
+    assert cli.main(line.split()) == 0
     assert asked == {
         "path": Path("some_run"),
         "episodes": 3,
@@ -304,6 +305,7 @@ def test_eval_asks_for_what_was_typed(monkeypatch: pytest.MonkeyPatch, capsys: p
         "render": False,
         "video": Path("film.mp4"),
         "which": "last",
+        "hyperparameters": {"horizon": 9, "reward_fn": "a:b"},
     }
     assert "-150.0" in capsys.readouterr().out
 

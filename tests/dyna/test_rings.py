@@ -18,6 +18,7 @@ def test_it_keeps_the_newest_rows_whole(batches: list[int]) -> None:
         seen += count
     kept = ring.all()
     assert sorted(kept["a"].flatten().tolist()) == list(range(max(0, seen - 5), seen))
+    assert ring.newest(3)["a"].flatten().tolist() == list(range(seen - 1, max(seen - 4, -1), -1))
     assert torch.equal(kept["b"], torch.cat([kept["a"], -kept["a"]], dim=1))
 
 
