@@ -74,6 +74,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
     :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps.
     :param pooled: One detector for all parts instead of one each.
     :param centred: Count as the critics' error only what differs from their residual everywhere.
+    :param recentre: Give the critics at every fit the constant that recent outcomes say they lack.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
     """
 
@@ -102,7 +103,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         refit_on_alarm: bool = False,
         pooled: bool = False,
         centred: bool = True,
-        recentre: bool = True,
+        recentre: bool = False,
         distil: bool = False,
         **dhmbpo: Any,
     ) -> None:

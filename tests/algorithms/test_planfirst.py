@@ -291,6 +291,17 @@ def test_distilling_draws_the_policy_to_the_plans() -> None:
     assert (agent.react(obs) - 0.6).abs().mean() < 0.1
 
 
+def test_critics_are_given_the_constant_that_outcomes_say_they_lack() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), recentre=True, **TINY).learn(100)
+    obs = torch.as_tensor(OBS)
+    values, targets = agent.value(obs), agent.critic_target.values(obs, agent.react(obs))
+    lacking = agent.configurator.offset(100)
+    agent._recentre()
+    assert abs(lacking) > 1 and abs(agent.configurator.offset(100)) < 1e-3 * abs(lacking)
+    torch.testing.assert_close(agent.value(obs), values + lacking)
+    torch.testing.assert_close(agent.critic_target.values(obs, agent.react(obs)), targets + lacking)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run."""

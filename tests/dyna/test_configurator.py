@@ -165,3 +165,13 @@ def test_the_residual_is_that_of_the_critics_as_they_are_now(known: tuple[Gaussi
     assert configurator.residual() == pytest.approx(float(earned.abs().mean()), rel=1e-4)
     drawn = configurator.surprising(50, torch.Generator().manual_seed(0))
     assert {float(row) for row in drawn} <= {float(row) for row in known_outcomes["obs"]}
+
+
+def test_the_constant_that_critics_lack_is_found(known: tuple[GaussianEnsemble, Transitions]) -> None:
+    configurator = watched(known, world, 90)
+    assert configurator.offset(0) == 0.0
+    lacking = configurator.offset(20)
+    configurator.value = lambda obs: value(obs) + 7.0
+    assert configurator.offset(20) == pytest.approx(lacking - 7.0, abs=1e-3)
+    configurator.value = lambda obs: value(obs) + lacking
+    assert configurator.offset(20) == pytest.approx(0.0, abs=1e-3)
