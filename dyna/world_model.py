@@ -52,6 +52,8 @@ class EnsembleSettings:
     """Adam's step size."""
     weight_decay: float = 5e-5
     """Decoupled weight decay."""
+    beta: float = 0.0
+    """Power of the predicted variance that weighs errors: 0 is likelihood, 1 lets means learn as from squared error."""
     batch_size: int = 128
     """Rows a member sees in one training step."""
     holdout: float = 0.2
@@ -78,6 +80,8 @@ class EnsembleSettings:
             raise UserError(f"elites must be between 1 and members ({self.members}), got {self.elites}")
         if self.target not in ("auto", "delta", "next_obs"):
             raise UserError(f"target must be auto, delta or next_obs, got {self.target!r}")
+        if not 0.0 <= self.beta <= 1.0:
+            raise UserError(f"beta must be in [0, 1], got {self.beta}")
         if not 0.0 < self.holdout < 1.0:
             raise UserError(f"holdout must be between 0 and 1, got {self.holdout}")
         if not 0.0 <= self.terminal_share < 1.0:

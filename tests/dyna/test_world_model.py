@@ -72,6 +72,17 @@ def test_members_noise_is_learned() -> None:
     torch.testing.assert_close(std[:2], torch.full((2,), 0.1), rtol=0.3, atol=0.0)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_beta_takes_the_variance_out_of_what_means_learn_and_leaves_the_right_variance(beta: float) -> None:
+    target = torch.tensor([-3.0, 5.0])
+    mean, log_var = torch.zeros(2, requires_grad=True), torch.tensor([0.7, -1.2])
+    slope = torch.autograd.grad(fitting.gaussian_loss(mean, log_var, target, beta).sum(), mean)[0]
+    torch.testing.assert_close(slope, -target * ((beta - 1) * log_var).exp())
+    right = torch.log(target.square()).requires_grad_()
+    loss = fitting.gaussian_loss(mean.detach(), right, target, beta).sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, right)[0], torch.zeros(2))
+
+
 def test_sample_step_draws_from_the_same_distribution_as_sample() -> None:
     model, _ = fitted(linear_system(end=0.2))
     obs, action = torch.tensor([[0.5, -0.5]]).expand(40_000, 2), torch.zeros(40_000, 1)
@@ -259,7 +270,9 @@ def test_a_constant_dimension_is_learned() -> None:
     assert (model.predict(data.obs, data.action).mean[..., 1] - 7.0).abs().max() < 0.5
 
 
-@pytest.mark.parametrize("settings", [{"elites": 9}, {"target": "speed"}, {"holdout": 1.0}, {"terminal_share": -0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"elites": 9}, {"target": "speed"}, {"holdout": 1.0}, {"terminal_share": -0.1}, {"beta": 1.5}]
+)
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=str(next(iter(settings.values())))):
         EnsembleSettings(**settings)  # type: ignore[arg-type]
