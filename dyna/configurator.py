@@ -30,6 +30,7 @@ CRITIC = "critic"
 NEWEST = 2_000  # steps whose returns say what difference of values matters
 PARTICLES = 4  # a member, that tell noise from error
 REMEMBERED = 500  # outcomes
+SHOCK = 10.0  # times what counts as a miss: one such outcome is an alarm, for falls are rare and worth a whole return
 MATTERS = 0.1  # tau as a share of the spread of returns, or of what a window earns where that is more
 PRIORITY = 0.6  # how much a residual counts where outcomes are drawn to learn from (Schaul et al. 2016)
 
@@ -70,6 +71,7 @@ class Configurator:
         widths = {"obs": obs_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1, "surprising": 1}
         self.outcomes = Ring(REMEMBERED, widths, device)
         self.detectors = Detectors((*HEADS, CRITIC), pooled=pooled)
+        self.shocks = 0  # outcomes that missed what the critics said by very much
         self.covered = torch.zeros(len(HEADS), dtype=torch.int64)  # outcomes inside the prediction sets
 
     def freeze(self, model: GaussianEnsemble, data: Transitions) -> None:
@@ -100,7 +102,9 @@ class Configurator:
         scores = surprise(model, _last(steps))
         residual = account.critic - self.thresholds.bias
         missed = torch.stack([account.dynamics, account.reward, account.termination, residual])
-        missed = missed.abs() > torch.maximum(self.thresholds.tau, 2.0 * noise)
+        limit = torch.maximum(self.thresholds.tau, 2.0 * noise)
+        shocks = int((residual.abs() > SHOCK * limit).sum())
+        missed = missed.abs() > limit
         missed[:-1] |= scores > self.thresholds.wide[:, None]
         gaps = account.policy_gap[account.policy_gap.isfinite()]
         if len(gaps):
@@ -109,6 +113,9 @@ class Configurator:
         self._remember(steps, residual, missed[-1])
         missed = missed.cpu()
         alarms = [name for one in missed.T for name in self.detectors.hear(one)]
+        self.shocks += shocks
+        if shocks and CRITIC not in alarms:
+            alarms.append(CRITIC)
         return Verdict(steps, account, noise, missed, alarms)
 
     def metrics(self) -> dict[str, float]:
@@ -119,6 +126,7 @@ class Configurator:
             values |= {f"evidence_{name}": float(heard.evidence[i]), f"alarms_{name}": float(heard.alarms[i])}
         for i, name in enumerate(HEADS):
             values[f"coverage_{name}"] = int(self.covered[i]) / max(heard.outcomes, 1)
+        values["shocks"] = self.shocks
         return values | {name: float(getattr(self.thresholds, name)) for name in ("tau", "bias", "gap")}
 
     def residual(self) -> float:
@@ -152,13 +160,13 @@ class Configurator:
     def state_dict(self) -> dict[str, Any]:
         """What the next verdicts depend on, but for the thresholds."""
         parts = {name: getattr(self, name).state_dict() for name in ("windows", "detectors", "outcomes")}
-        return {**parts, "covered": self.covered}
+        return {**parts, "covered": self.covered, "shocks": self.shocks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         for name in ("windows", "detectors", "outcomes"):
             getattr(self, name).load_state_dict(state[name])
-        self.covered = state["covered"].clone()
+        self.covered, self.shocks = state["covered"].clone(), state["shocks"]
 
     def _remember(self, steps: Transitions, residual: Tensor, surprising: Tensor) -> None:
         """Keep what is needed to judge the critics by these windows [H, W, .] again."""

@@ -118,6 +118,18 @@ def test_the_head_that_no_longer_fits_is_named(
     assert set(raised) == {head}
 
 
+def test_one_outcome_that_misses_by_a_whole_return_is_an_alarm(known: tuple[GaussianEnsemble, Transitions]) -> None:
+    (model, data), plans = known, torch.zeros(1, H, 1)
+    for fall, raised in ((1.0, []), (-100.0, [CRITIC])):
+        replay, configurator = empty(), Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
+        configurator.freeze(model, data)
+        configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans + 0.1)
+        live(replay, H, lambda obs, action, rng, fall=fall: (obs, fall, True), seed=0)
+        (closed,) = configurator.windows.advance(torch.tensor([True]))
+        verdict = configurator.judge(model, replay, closed, torch.Generator().manual_seed(0))
+        assert verdict.alarms == raised and configurator.shocks == len(raised)
+
+
 def test_pooled_detectors_name_them_all(known: tuple[GaussianEnsemble, Transitions]) -> None:
     raised = watched(known, lambda obs, action, rng: world(obs, action, rng, bonus=1.0), 100, pooled=True)
     assert set(alarms(raised)) == {"dynamics", "reward", "termination", CRITIC}
