@@ -237,6 +237,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         starts = super()._starts(rows)
         if self.learner == "gated" and self.allowance.gate.alarmed and self.configurator.outcomes.size:
             starts = torch.cat([self.configurator.surprising(rows // 2, self.rng), starts[rows // 2 :]])
+            starts = starts[torch.randperm(rows, generator=self.rng, device=starts.device)]  # members take equal parts
         return starts
 
     def _distil(self) -> None:

@@ -265,9 +265,9 @@ def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered
     agent = gated().learn(130)
     agent.allowance.gate.open("critic")
     surprising = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
-    assert len({tuple(row) for row in agent._starts(32)[:16].tolist()} - surprising) == 0
+    assert sum(tuple(row) in surprising for row in agent._starts(32).tolist()) >= 16
     agent.allowance.gate.check(0.0, tau=1.0)
-    assert {tuple(row) for row in agent._starts(32)[:16].tolist()} - surprising
+    assert sum(tuple(row) in surprising for row in agent._starts(32).tolist()) < 16
 
 
 def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -> None:
