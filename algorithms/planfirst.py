@@ -8,6 +8,7 @@ tells what speaks for it and against it.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -61,6 +62,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
     :param policy_plans: How many of them the policy makes.
     :param elites: Best candidates, from which the next iteration draws.
     :param iterations: Iterations of a plan.
+    :param temperature: How greedily a plan follows the best candidates, whose weights are exp(temperature score).
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan.
     :param acting: Plan at every step, only where the policy is not sure of itself (confident), or never (policy).
@@ -91,6 +93,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         policy_plans: int = 24,
         elites: int = 16,
         iterations: int = 3,
+        temperature: float = 0.5,
         pessimism: float = 0.5,
         terminal_value: bool = True,
         acting: Literal["plan", "confident", "policy"] = "plan",
@@ -109,6 +112,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
     ) -> None:
         self.horizon, self.candidates, self.policy_plans = horizon, candidates, policy_plans
         self.elites, self.iterations, self.pessimism = elites, iterations, pessimism
+        self.temperature = temperature
         self.terminal_value, self.acting, self.audit, self.follow = terminal_value, acting, audit, follow
         self.learner, self.opening, self.budget, self.update_ratio = learner, opening, budget, update_ratio
         self.refit_on_alarm, self.pooled, self.centred, self.distil = refit_on_alarm, pooled, centred, distil
@@ -144,6 +148,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
             n=self.candidates - self.policy_plans,
             elites=self.elites,
             iterations=self.iterations,
+            temperature=self.temperature,
             seeds=policy_plans(model, obs, policy, self.policy_plans, self.horizon),
             rng=rng,
         )
@@ -279,5 +284,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
             raise UserError(
                 f"elites must be between 1 and {own}, the candidates that are no policy_plans, got {self.elites}"
             )
+        if not 0.0 < self.temperature < math.inf:
+            raise UserError(f"temperature must be finite and above 0, got {self.temperature}")
         if not 0.0 <= self.audit <= 1.0:
             raise UserError(f"audit must be in [0, 1], got {self.audit}")

@@ -175,6 +175,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
     ("wrong", "said"),
     [
         ({"follow": 0}, "follow must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
