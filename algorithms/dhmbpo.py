@@ -75,7 +75,7 @@ class DHMBPO(DynaMixin, SAC):
         training_horizon: int = 5,
         mask: Literal["soft", "hard"] = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
-        world_model: EnsembleSettings = EnsembleSettings(max_updates=200),  # noqa: B008 - frozen
+        world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
         termination_fn: KnownTermination | None = None,
         **sac: Any,
