@@ -9,7 +9,7 @@ tells what speaks for it and against it.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from stable_baselines3.common.type_aliases import GymEnv
@@ -28,7 +28,7 @@ from dyna.plan_model import PlanModel
 from dyna.plan_scores import mean_propagation
 from dyna.plan_seeds import policy_plans
 from dyna.planners import mppi
-from dyna.planning import PlanningMixin
+from dyna.planning import Acting, PlanningMixin
 from dyna.plans import Plan
 
 START_STD = 0.5  # of a plan's first iteration
@@ -96,7 +96,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         temperature: float = 0.5,
         pessimism: float = 0.5,
         terminal_value: bool = True,
-        acting: Literal["plan", "confident", "policy"] = "plan",
+        acting: Acting = "plan",
         audit: float = 0.1,
         follow: int = 1,
         learner: Kind = "always",
@@ -184,7 +184,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
         return super().is_fit_due(every) or (self._refit_asked and super().is_fit_due(self.horizon))
 
     def fit_world_model(self) -> None:
-        """As DHMBPO does; what counts as a surprise is then measured anew."""
+        """As DHMBPO does, and count the fits that an alarm asked for."""
         self.refits_on_alarm += self._refit_asked
         self._refit_asked = False
         super().fit_world_model()
@@ -196,6 +196,7 @@ class PlanFirst(PlanningMixin, DHMBPO):
             self.fit_world_model()
             self._set_units()
             self._recentre()
+            self.freeze()
         if self._fitted_at is None:
             return
         always = max(gradient_steps, self.num_timesteps) if first else gradient_steps
@@ -276,9 +277,17 @@ class PlanFirst(PlanningMixin, DHMBPO):
         """Raise UserError for settings that no plan can be made with."""
         if isinstance(policy, type) and not issubclass(policy, PlanFirstPolicy):
             raise UserError(f"policy must be MlpPolicy or a PlanFirstPolicy, got {policy.__name__}")
-        for name in ("horizon", "policy_plans", "iterations", "follow"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        ones = dict.fromkeys(("horizon", "policy_plans", "iterations", "follow"), 1)
+        for name, least in {**ones, "opening": 0, "update_ratio": 0}.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.follow > self.horizon:
+            raise UserError(f"follow must be at most horizon ({self.horizon}), got {self.follow}")
+        if not math.isfinite(self.pessimism):
+            raise UserError(f"pessimism must be a finite number, got {self.pessimism}")
+        for name, words in (("learner", get_args(Kind)), ("acting", get_args(Acting))):
+            if getattr(self, name) not in words:
+                raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(self, name)!r}")
         own = self.candidates - self.policy_plans
         if not 1 <= self.elites <= own:
             raise UserError(

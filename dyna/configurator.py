@@ -143,11 +143,12 @@ class Configurator:
     def offset(self, n: int) -> float:
         """The constant that the critics lack on the newest n outcomes: LSTD with one feature, the same everywhere.
 
-        Added to every value it makes the mean residual zero (Bradtke & Barto 1996); 0 without an outcome.
+        Added to every value it makes the mean residual zero (Bradtke & Barto 1996); 0 where every constant would do:
+        without an outcome, and without a discount or an end.
         """
         known = self.outcomes.newest(n)
         earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
-        if len(earned) == 0:
+        if not (1.0 - weight).sum() > 0:
             return 0.0
         residual = earned + weight * _mean(self.value(known["last"])) - _mean(self.value(known["obs"]))
         return float(residual.sum() / (1.0 - weight).sum())

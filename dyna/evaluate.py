@@ -146,6 +146,8 @@ def evaluate_run(
                 f"{config.algo} acts by what it learned for its own reward, so reward_fn={changed['reward_fn']} would "
                 "change nothing: only an agent that plans takes another reward"
             )
+        if "reward_fn" in changed and "acting" not in changed and hasattr(model, "acting"):
+            model.acting = "plan"  # its policy knows the old reward alone
         agents.load(model, weights)
         return model
 

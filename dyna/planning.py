@@ -25,6 +25,8 @@ from dyna.rings import Ring
 from dyna.types import Transitions
 from dyna.windows import Closed, Windows, newest_steps
 
+Acting = Literal["plan", "confident", "policy"]
+
 REMEMBERED_PLANS = 2_000
 _STATEFUL = ("configurator", "plans")
 
@@ -37,7 +39,7 @@ class PlanningMixin(DynaMixin):
     """
 
     policy: ForesightMixin
-    acting: Literal["plan", "confident", "policy"]
+    acting: Acting
     horizon: int  # steps of a plan
     follow: int  # steps for which a plan is followed at most
     audit: float  # share of states in which the policy is sure and a plan is made all the same
@@ -123,9 +125,8 @@ class PlanningMixin(DynaMixin):
             plans = torch.where(intended[envs].isnan(), alone, intended[envs])
             self.configurator.promise(model, envs, obs[envs], plans, alone)
 
-    def fit_world_model(self) -> None:
-        """As ever; what counts as a surprise is then measured anew and frozen, and no old plan is followed."""
-        super().fit_world_model()
+    def freeze(self) -> None:
+        """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
         self.configurator.freeze(self.world_model, self.replay_buffer.all_transitions())
         self.trusted[:] = 0
 
@@ -177,7 +178,7 @@ class PlanningMixin(DynaMixin):
         )
         widths = {"obs": obs_size, "mean": action_size, "std": action_size}
         self.plans = Ring(REMEMBERED_PLANS, widths, self.device)
-        self.decided, self.alarmed_at = {"planned": 0, "followed": 0, "reacted": 0}, -self.horizon - 1
+        self.decided = {"planned": 0, "followed": 0, "reacted": 0}
         self.policy.respond = self.respond
         self.policy.blank = torch.zeros(1, self.horizon, action_size, device=self.device)
         self._forget_episodes()
@@ -190,6 +191,7 @@ class PlanningMixin(DynaMixin):
         return result
 
     def _forget_episodes(self) -> None:
+        self.alarmed_at = -self.horizon - 1
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)

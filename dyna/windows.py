@@ -37,7 +37,7 @@ class Windows:
 
     def begin(self, envs: Tensor, planned: Tensor, policy: Tensor) -> None:
         """Windows in some environments [W], with what is promised of them [W]."""
-        self.age[envs] = 0
+        self.age[envs.cpu()] = 0
         self.planned[envs], self.policy[envs] = planned, policy
 
     def advance(self, done: Tensor) -> list[Closed]:

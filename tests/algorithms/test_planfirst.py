@@ -11,6 +11,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dyna import cli
+from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.config import RunConfig
 from dyna.errors import UserError
@@ -69,6 +70,25 @@ def test_every_step_after_the_first_fit_is_planned(planner: PlanFirst) -> None:
 def test_every_window_has_an_outcome_but_those_that_a_fit_cut(planner: PlanFirst) -> None:
     # windows of 3 steps from step 62 on; fits after 111, 161 and 211, an episode's end at 200
     assert planner.configurator.detectors.outcomes == 16 + 16 + 13 + 3 + 6
+
+
+@pytest.mark.parametrize("recentre", [False, True])
+def test_what_counts_as_a_surprise_is_measured_with_the_critics_that_are_judged(
+    recentre: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DHMBPO, "train", lambda *args: None)  # the critics stay as they are after the fit
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), recentre=recentre, **TINY).learn(61)
+    assert agent.world_model.version == 1
+    frozen = float(agent.thresholds.tau), float(agent.thresholds.bias)
+    agent.freeze()
+    assert frozen == (float(agent.thresholds.tau), float(agent.thresholds.bias))
+
+
+def test_counting_steps_anew_forgets_when_the_last_alarm_was() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(70)
+    agent.alarmed_at = 70
+    agent.learn(1)
+    assert agent.alarmed_at < 0
 
 
 def test_plans_aim_at_the_reward_that_was_learned_and_at_another_one_without_learning(pusher: PlanFirst) -> None:
@@ -175,6 +195,12 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
     ("wrong", "said"),
     [
         ({"follow": 0}, "follow must be at least 1, got 0"),
+        ({"follow": 4}, r"follow must be at most horizon \(3\), got 4"),
+        ({"opening": -5}, "opening must be at least 0, got -5"),
+        ({"update_ratio": -1.0}, "update_ratio must be at least 0, got -1.0"),
+        ({"pessimism": float("nan")}, "pessimism must be a finite number, got nan"),
+        ({"learner": "gatd"}, "learner must be always, constant, random or gated, got 'gatd'"),
+        ({"acting": "confidnt"}, "acting must be plan, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
