@@ -8,7 +8,7 @@ for the critic and a gradient for the actor.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from stable_baselines3 import SAC
@@ -22,7 +22,7 @@ from dyna.bounded import BoundedCritic, BoundedSACPolicy
 from dyna.errors import UserError
 from dyna.truncation import Truncation
 from dyna.types import Transitions
-from dyna.value_expansion import Expansion, expand
+from dyna.value_expansion import Expansion, Mask, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 
@@ -46,7 +46,8 @@ class DHMBPO(DynaMixin, SAC):
         begin from real ones.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone, whose targets look one step ahead.
-    :param mask: How an imagined end stops a training rollout: soft, by its probability, or hard, from one half on.
+    :param mask: How an imagined end stops a training rollout: soft, by its probability; hard, from one half on; or
+        differentiable, by its probability and with its slope, which makes standing still a trap.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -73,7 +74,7 @@ class DHMBPO(DynaMixin, SAC):
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
-        mask: Literal["soft", "hard"] = "soft",
+        mask: Mask = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
@@ -90,8 +91,8 @@ class DHMBPO(DynaMixin, SAC):
         ):
             if value < least:
                 raise UserError(f"{name} must be at least {least}, got {value}")
-        if mask not in ("soft", "hard"):
-            raise UserError(f"mask must be soft or hard, got {mask!r}")
+        if mask not in get_args(Mask):
+            raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
         if batch_size < world_model.members:
             raise UserError(
                 f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
@@ -159,8 +160,8 @@ class DHMBPO(DynaMixin, SAC):
         """One step of critics, actor and entropy coefficient on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, self._alpha()
         start = self._starts(batch_size)
-        horizon, hard = max(self.training_horizon, 1), self.mask == "hard"
-        rollout = expand(self.world_model, self._sample, start, horizon, hard=hard, rng=self.rng)
+        horizon = max(self.training_horizon, 1)
+        rollout = expand(self.world_model, self._sample, start, horizon, mask=self.mask, rng=self.rng)
         target = self._targets(rollout.detach(), alpha)
         ahead = rollout if self.training_horizon else rollout.at_once()
         last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)

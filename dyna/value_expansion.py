@@ -7,13 +7,15 @@ Model value expansion for the critic (Feinberg et al. 2018, 1803.00101); stochas
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dyna.types import Outcome
 from dyna.world_model import GaussianEnsemble
+
+Mask = Literal["soft", "hard", "differentiable"]
 
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor]]
 """A reparameterised policy: obs [B, S] -> action [B, A] in [-1, 1] and its log-density [B]."""
@@ -52,13 +54,20 @@ class Expansion(NamedTuple):
 
 
 def expand(
-    model: GaussianEnsemble, policy: Sampler, start: Tensor, horizon: int, *, hard: bool = False, rng: torch.Generator
+    model: GaussianEnsemble,
+    policy: Sampler,
+    start: Tensor,
+    horizon: int,
+    *,
+    mask: Mask = "soft",
+    rng: torch.Generator,
 ) -> Expansion:
     """Roll the policy from `start` [B, S], env units, through the model for `horizon` steps, with gradients.
 
     Every member takes an equal part of the rows through all steps (TS-infinity: Chua et al. 2018, section 5.1), so
     there must be a multiple of E rows; raises ValueError otherwise. The end of the task is not drawn: a step counts
-    with the probability that it is reached, which keeps the gradient. `hard` makes this 0 or 1, without gradient.
+    with the probability that it is reached. `hard` makes this 0 or 1. Only `differentiable` lets gradients flow through
+    the probability: how steeply a classifier rises is a matter of its fit, and not of the task.
     """
     members = model.settings.members
     if len(start) % members:
@@ -68,8 +77,7 @@ def expand(
     for _ in range(horizon):
         action, log_prob = policy(obs)
         outcome = _step(model, obs, action, rng)
-        end = (outcome.terminated > 0.5).to(obs) if hard else outcome.terminated
-        steps.append((obs, action, log_prob, outcome.reward, end))
+        steps.append((obs, action, log_prob, outcome.reward, _end(outcome.terminated, mask)))
         obs = outcome.next_obs
     action, log_prob = policy(obs)
     passed, actions, log_probs, rewards, ends = zip(*steps, strict=True)
@@ -80,6 +88,13 @@ def expand(
         reward=torch.stack(rewards),
         end=torch.stack(ends),
     )
+
+
+def _end(p_terminated: Tensor, mask: Mask) -> Tensor:
+    """How far a step counts as the last [B]."""
+    if mask == "hard":
+        return (p_terminated > 0.5).to(p_terminated)
+    return p_terminated if mask == "differentiable" else p_terminated.detach()
 
 
 def _step(model: GaussianEnsemble, obs: Tensor, action: Tensor, rng: torch.Generator) -> Outcome:

@@ -109,7 +109,7 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
     ("given", "sentence"),
     [
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
-        ({"mask": "firm"}, "mask must be soft or hard, got 'firm'"),
+        ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
         ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
         ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),

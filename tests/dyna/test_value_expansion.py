@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyna.value_expansion import Expansion, expand
+from dyna.value_expansion import Expansion, Mask, expand
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
 SMALL = EnsembleSettings(members=3, elites=2, width=8, depth=1, target="delta")
@@ -50,8 +50,21 @@ def test_the_end_counts_by_its_probability() -> None:
 def test_a_hard_end_is_likely_or_none_at_all() -> None:
     p = torch.tensor([0.25, 0.75] * 3)
     world = model(ones, lambda *_: p)
-    expansion = expand(world, still, torch.randn(6, 2), 2, hard=True, rng=torch.Generator().manual_seed(1))
+    expansion = expand(world, still, torch.randn(6, 2), 2, mask="hard", rng=torch.Generator().manual_seed(1))
     torch.testing.assert_close(expansion.alive[:, :2], torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("mask", ["soft", "hard", "differentiable"])
+def test_only_a_differentiable_end_has_a_slope(mask: Mask) -> None:
+    world = model(ones)
+    gain = torch.ones((), requires_grad=True)
+
+    def act(obs: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(gain * obs[:, :1]), torch.zeros(len(obs))
+
+    expansion = expand(world, act, torch.randn(6, 2), 2, mask=mask, rng=torch.Generator().manual_seed(1))
+    assert expansion.end.requires_grad == (mask == "differentiable")
+    assert expansion.obs.requires_grad
 
 
 def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> None:
