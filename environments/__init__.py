@@ -17,3 +17,13 @@ gymnasium.register(
     "dyna/CartPoleContinuous-v0", "dyna.environments.cart_pole:CartPoleContinuous", max_episode_steps=200
 )
 gymnasium.register("dyna/CartPoleSwingUp-v0", "dyna.environments.cart_pole:CartPoleSwingUp", max_episode_steps=200)
+for _changing, _of in {
+    "dyna/ChangingPendulum-v0": "Pendulum-v1",
+    "dyna/ChangingCartPoleSwingUp-v0": "dyna/CartPoleSwingUp-v0",
+    "dyna/ChangingInvertedPendulum-v0": "InvertedPendulum-v5",
+    "dyna/ChangingReacher-v0": "Reacher-v5",
+    "dyna/ChangingHopper-v0": "Hopper-v5",
+    "dyna/ChangingHalfCheetah-v0": "HalfCheetah-v5",
+}.items():
+    _limit = gymnasium.spec(_of).max_episode_steps
+    gymnasium.register(_changing, "dyna.environments.changing:make", kwargs={"of": _of}, max_episode_steps=_limit)

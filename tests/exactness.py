@@ -32,7 +32,12 @@ CASES: dict[str, dict[str, Any]] = {
     "td3, correlated noise": {"algo": "td3", "hyperparameters": {**OFF, **OU}, "n_envs": 2},
     "crossq": {"algo": "crossq", "hyperparameters": OFF},
     "dqn": {"algo": "dqn", "hyperparameters": OFF, "env": "CartPole-v1"},
-    "ddpg": {"algo": "ddpg", "hyperparameters": OFF},
+    "ddpg, a pendulum that gets heavier": {
+        "algo": "ddpg",
+        "hyperparameters": OFF,
+        "env": "dyna/ChangingPendulum-v0",
+        "env_kwargs": {"change": "mass", "switch": 100},
+    },
     "tqc": {"algo": "tqc", "hyperparameters": OFF},
     "qrdqn": {"algo": "qrdqn", "hyperparameters": OFF, "env": "CartPole-v1"},
     "a2c": {"algo": "a2c", "hyperparameters": NET, "env": "CartPole-v1"},

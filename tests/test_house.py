@@ -18,7 +18,7 @@ ROOMS = {"dyna": ROOT / "dyna", "dyna.algorithms": ROOT / "algorithms", "dyna.en
 
 MAY_IMPORT = {
     "dyna.algorithms": {"dyna", "stable_baselines3", "torch", "numpy", "gymnasium"},
-    "dyna.environments": {"dyna.environments", "dyna.kernels", "gymnasium", "numpy"},
+    "dyna.environments": {"dyna.environments", "dyna.kernels", "gymnasium", "mujoco", "numpy"},
 }
 """What a room may import besides the standard library; the engine may import anything but the other rooms."""
 CLOSED_TO_THE_ENGINE = {"dyna.algorithms", "dyna.environments", "algorithms", "environments"}
