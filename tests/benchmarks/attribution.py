@@ -5,7 +5,7 @@
 
 Trains with a plan at every step and a learner that is always on, until 200 steps after the change, and prints per
 change which heads raised alarms and when, in how many runs only the right one did, in how many it was the first, and
-false alarms in the 400 steps before. Then the coverage of the frozen 90 % sets until the change (claim C3). A run is one
+false alarms in the 400 steps before. Then the coverage of the frozen 90 % sets until the change (claim C3). A run is a
 line in --out, written when it ends; a line that is there is not run again, unless the code has changed. On the pendulum
 a run has 1,200 steps and takes about 60 seconds of one free core: eight seeds of four changes take half an hour.
 
