@@ -27,8 +27,9 @@ MISS_RATE = 0.1
 def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
     """Scores [3, B] of `HEADS` on real steps [B, .]: mean of (y - mu)^2 / (var_aleatoric + var_epistemic), or log-loss.
 
-    Reward and termination are judged by the real next observation, so that a wrong state is not held against them. A
-    head in whose place the model has an exact function is never surprised.
+    Reward and termination are surprised only where neither the real next observation nor the expected one explains
+    what came: a wrong state is not held against them, nor a real one that the old world could not have led to. A head
+    in whose place the model has an exact function is never surprised.
     """
     elites = model.elites
     x = model.normalise_input(rows.obs, rows.action).expand(len(elites), len(rows.obs), -1)
@@ -36,10 +37,11 @@ def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
     target = (torch.cat([arrived, rows.reward[:, None]], dim=1) - model.y_mean) / model.y_std
     state = model.state_head(x, elites)
     dynamics = _squared(state.mean, state.log_var, target[:, :-1]).mean(-1)
-    outcome = model.outcome_head(x, rows.next_obs.expand(len(elites), -1, -1), elites)
-    reward = _squared(outcome.mean, outcome.log_var, target[:, -1])
-    p_terminated = torch.sigmoid(outcome.logit - model.log_oversampling).mean(0).clamp(0.0, 1.0)
-    termination = F.binary_cross_entropy(p_terminated, rows.terminated, reduction="none").clamp_min(SURE)
+    expected = state.mean * model.y_std[:-1] + model.y_mean[:-1]
+    expected = expected + rows.obs if model.delta else expected
+    by_real = _of_outcomes(model, x, rows.next_obs.expand_as(expected), rows.terminated, target[:, -1])
+    by_expected = _of_outcomes(model, x, expected, rows.terminated, target[:, -1])
+    reward, termination = torch.minimum(by_real, by_expected)
     return torch.stack(
         [
             dynamics,
@@ -47,6 +49,14 @@ def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
             torch.zeros_like(termination) if model.termination_fn is not None else termination,
         ]
     )
+
+
+def _of_outcomes(model: GaussianEnsemble, x: Tensor, next_obs: Tensor, terminated: Tensor, reward: Tensor) -> Tensor:
+    """Scores [2, B] of the reward and termination heads for next observations [K, B, S], one for each elite."""
+    outcome = model.outcome_head(x, next_obs, model.elites)
+    p_terminated = torch.sigmoid(outcome.logit - model.log_oversampling).mean(0).clamp(0.0, 1.0)
+    surprised = F.binary_cross_entropy(p_terminated, terminated, reduction="none").clamp_min(SURE)
+    return torch.stack([_squared(outcome.mean, outcome.log_var, reward), surprised])
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
+from operator import itemgetter
 from typing import Any
 
 import gymnasium as gym
@@ -80,4 +81,4 @@ def _inside(value: Any, packages: set[str]) -> Iterator[Any]:
     elif isinstance(value, Set):
         yield from sorted(map(repr, value))
     elif type(value).__module__.partition(".")[0] in packages:
-        yield from getattr(value, "__dict__", {}).items()
+        yield from sorted(getattr(value, "__dict__", {}).items(), key=itemgetter(0))  # writing one anew moves it back

@@ -81,6 +81,14 @@ def test_each_head_is_surprised_by_its_own_errors_alone(model: GaussianEnsemble,
         assert share > 0.8 if name == head else share < 0.5, name
 
 
+def test_a_reward_that_the_expected_state_explains_is_no_surprise(model: GaussianEnsemble) -> None:
+    thresholds = Thresholds()
+    thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3), torch.tensor(0.1))
+    real = rows(500, seed=3)
+    missed = thresholds.missed(surprise(model, real._replace(next_obs=real.next_obs + 3.0))).float().mean(1)
+    assert missed[0] > 0.8 and (missed[1:] < 0.5).all()
+
+
 def test_an_exact_function_is_never_surprised(model: GaussianEnsemble) -> None:
     settings = model.settings
     exact = GaussianEnsemble(
