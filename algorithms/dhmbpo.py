@@ -25,6 +25,8 @@ from dyna.types import Transitions
 from dyna.value_expansion import Expansion, Mask, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
+STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
+
 
 class DHMBPO(DynaMixin, SAC):
     """Soft actor-critic on value expansions through the model, from states that the model imagined.
@@ -34,7 +36,8 @@ class DHMBPO(DynaMixin, SAC):
     :param policy: Policy class or its alias.
     :param env: Environment, or its Gymnasium id.
     :param learning_rate: Step size of actor, critic and entropy coefficient; a number or a schedule.
-    :param learning_starts: Random steps before learning begins; as many updates follow them at once.
+    :param learning_starts: Random steps before learning begins, as many updates follow them at once; None makes 75 for
+        each number of an observation and an action, and 5,000 at most.
     :param batch_size: Imagined states an update begins from, rounded down to a multiple of the members.
     :param gamma: Discount.
     :param tau: Share of the critic that its target takes over in an update.
@@ -63,8 +66,8 @@ class DHMBPO(DynaMixin, SAC):
         self,
         policy: str | type[BoundedSACPolicy] = "MlpPolicy",
         env: GymEnv | str | None = None,
-        learning_rate: float | Schedule = 5e-4,
-        learning_starts: int = 250,
+        learning_rate: float | Schedule = 1e-3,
+        learning_starts: int | None = None,
         batch_size: int = 125,
         gamma: float = 0.995,
         tau: float = 0.01,
@@ -100,6 +103,7 @@ class DHMBPO(DynaMixin, SAC):
         self.model_every, self.dream_every = model_every, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.mask = mask
+        self._derives_starts = learning_starts is None
         generations = -(-model_every // dream_every) + 1
         self.settle(
             world_model=world_model,
@@ -113,7 +117,7 @@ class DHMBPO(DynaMixin, SAC):
             policy,
             env,  # type: ignore[arg-type]  # None while SB3 loads
             learning_rate,
-            learning_starts=learning_starts,
+            learning_starts=learning_starts or 0,
             batch_size=batch_size,
             gamma=gamma,
             tau=tau,
@@ -121,6 +125,12 @@ class DHMBPO(DynaMixin, SAC):
             gradient_steps=gradient_steps,
             **sac,
         )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self._derives_starts:
+            numbers = self.world_model.obs_size + self.world_model.action_size
+            self.learning_starts = min(STARTS_PER_NUMBER * numbers, MOST_STARTS)
 
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""
@@ -202,16 +212,19 @@ class DHMBPO(DynaMixin, SAC):
             critic.set_range(**scale)
 
     def _value_scale(self, data: Transitions) -> dict[str, float]:
-        """Where returns can lie, and where they lie if the task ended at random: data [B, .] of the environment."""
-        reward, ends = data.reward, float(data.terminated.mean())
+        """Where returns can lie, and what mean rewards would bring if nothing ended: data [B, .] of the environment.
+
+        Critics begin there. With lower values an agent falls forward for a quick reward, with higher ones it only
+        keeps alive.
+        """
+        reward, horizon = data.reward, 1 / (1 - self.gamma)
         slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
-        horizon, lifetime = 1 / (1 - self.gamma), 1 / (1 - self.gamma * (1 - ends))
         mean, std = float(reward.mean()), float(reward.std())
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,
             "high": max(0.0, float(reward.max()) + slack) * horizon,
-            "centre": mean * lifetime,
-            "scale": max(std, 0.1 * abs(mean), 1e-6) * lifetime,
+            "centre": mean * horizon,
+            "scale": max(std, 0.1 * abs(mean), 1e-6) * horizon,
         }
 
     def _alpha(self) -> Tensor:

@@ -39,13 +39,13 @@ RANGES: dict[str, tuple[float, float]] = {
 
 _WHOLE = frozenset((*_COUNTS, "learning_starts", "gradient_steps", "sde_sample_freq"))
 _OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
-"""What may be given as a schedule, a word, a pair or None, too."""
+"""What may be given as a schedule, a word or a pair, too; where None has no meaning, types refuse it."""
 
 
 def check(settings: Mapping[str, Any]) -> None:
     """Raise UserError for a number outside its range, or for what is none; names without a range are passed over."""
     for name, value in settings.items():
-        if name in RANGES and (isinstance(value, Real) or name not in _OTHER):
+        if name in RANGES and value is not None and (isinstance(value, Real) or name not in _OTHER):
             least, most = RANGES[name]
             fits = isinstance(value, Integral if name in _WHOLE else Real) and math.isfinite(value)
             if not (fits and least <= value <= most):

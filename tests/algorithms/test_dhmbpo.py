@@ -37,6 +37,15 @@ def test_one_update_a_step_after_those_for_the_random_ones(dreamer: DHMBPO) -> N
     assert dreamer.world_model.version == 3  # at steps 61, 111 and 161
 
 
+def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"))
+    assert agent.learning_starts == 75 * (3 + 1)
+    agent.save(tmp_path / "agent.zip")
+    assert DHMBPO.load(tmp_path / "agent.zip", env=gym.make("Pendulum-v1")).learning_starts == 300
+    DHMBPO(env=gym.make("Pendulum-v1"), learning_starts=7).save(tmp_path / "given.zip")
+    assert DHMBPO.load(tmp_path / "given.zip", env=gym.make("Pendulum-v1")).learning_starts == 7
+
+
 def test_dreams_of_an_older_model_are_not_learned_from(dreamer: DHMBPO) -> None:
     assert set(dreamer.imagined.sample(300).version.tolist()) == {3}
 
