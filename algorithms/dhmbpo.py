@@ -26,6 +26,7 @@ from dyna.value_expansion import Expansion, Mask, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
+NEWEST = 100_000  # rewards that tell what is usual
 
 
 class DHMBPO(DynaMixin, SAC):
@@ -178,13 +179,11 @@ class DHMBPO(DynaMixin, SAC):
         value = ahead.action_values(last, alpha=alpha, gamma=self.gamma)[0]
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
         obs, action = (part[:-1].detach().flatten(0, 1) for part in (rollout.obs, rollout.action))
-        error = critic.values(obs, action) - target
-        alive = rollout.alive.detach()
-        critic_loss = (alive[:-1].flatten() * (error / critic.scale).square()).mean(dim=1).sum()
+        error = (critic.values(obs, action) - target) / critic.scale
+        critic_loss = (rollout.alive[:-1].detach().flatten() * error.square()).mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
         actor_critic.step(critic.optimizer, critic_loss)
         actor_critic.update_target(critic, self.critic_target, self.tau)
-        self._level(alive, -error.detach().mean(dim=0))
         entropy = -rollout.log_prob[0].detach().mean()
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             excess = entropy - float(self.target_entropy)
@@ -205,14 +204,6 @@ class DHMBPO(DynaMixin, SAC):
             values = rollout.action_values(last[pair].amin(dim=0), alpha=alpha, gamma=self.gamma)[:-1]
             return values.flatten().clamp(self.critic.low, self.critic.high)
 
-    def _level(self, alive: Tensor, residual: Tensor) -> None:
-        """Give all values what they lack everywhere [H * B]; bootstrapping alone takes thousands of updates for it."""
-        ahead = torch.arange(len(alive) - 1, 0, -1, device=alive.device).unsqueeze(1)
-        weight = alive[:-1] - self.gamma**ahead * alive[-1:]  # of an action's value, that of the last one taken off
-        constant = self.critic.constant(alive[:-1].flatten() * residual, weight.flatten())
-        for critic in (self.critic, self.critic_target):
-            critic.centre += constant
-
     def _set_units(self) -> None:
         """After a fit: the policy sees in the model's units, the critics know the range of returns."""
         model, size = self.world_model, self.world_model.obs_size
@@ -222,19 +213,20 @@ class DHMBPO(DynaMixin, SAC):
             critic.set_range(**scale)
 
     def _value_scale(self, data: Transitions) -> dict[str, float]:
-        """Where returns can lie, and what mean rewards would bring if nothing ended: data [B, .] of the environment.
+        """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
 
-        Critics begin there. With lower values an agent falls forward for a quick reward, with higher ones it only
-        keeps alive.
+        Critics begin in the middle of that. With lower values an agent falls forward for a quick reward, with higher
+        ones it only keeps alive.
         """
         reward, horizon = data.reward, 1 / (1 - self.gamma)
         slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
-        mean, half = float(reward.mean()), float(reward.max() - reward.min()) / 2
+        least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
+        centre, half = (least + most) / 2, (most - least) / 2
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,
             "high": max(0.0, float(reward.max()) + slack) * horizon,
-            "centre": mean * horizon,
-            "scale": max(half, 0.1 * abs(mean), 1e-6) * horizon,
+            "centre": centre * horizon,
+            "scale": max(half, float(reward.std()), 0.1 * abs(centre), 1e-6) * horizon,
         }
 
     def _alpha(self) -> Tensor:

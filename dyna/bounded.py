@@ -31,9 +31,6 @@ class Standardised(FlattenExtractor):
         return (super().forward(observations) - self.mean) / self.std
 
 
-PATIENCE = 50  # updates over which the constant that values lack is told from noise, and then given
-
-
 class BoundedCritic(StackedCritic):
     """Stacked critics whose output is `centre + scale * network`, with a last layer that begins at zero."""
 
@@ -41,15 +38,12 @@ class BoundedCritic(StackedCritic):
     high: Tensor  # [] above which no return lies
     centre: Tensor  # []
     scale: Tensor  # []
-    lack: Tensor  # [] running sum of what targets exceed values by
-    pull: Tensor  # [] running sum of how much of a constant would show there
 
     def __init__(
         self, plain: ContinuousCritic, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool = False
     ) -> None:
         super().__init__(plain, net_arch, activation_fn, layer_norm)
-        bounds = {"low": -torch.inf, "high": torch.inf, "centre": 0.0, "scale": 1.0, "lack": 0.0, "pull": 0.0}
-        for name, value in bounds.items():
+        for name, value in {"low": -torch.inf, "high": torch.inf, "centre": 0.0, "scale": 1.0}.items():
             self.register_buffer(name, torch.tensor(value))
         for parameter in list(self.q_networks.layers)[-1].parameters():
             nn.init.zeros_(parameter)
@@ -57,18 +51,6 @@ class BoundedCritic(StackedCritic):
     def values(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Q of every network: obs [B, S], actions [B, A] -> [n_critics, B], in units of return."""
         return self.centre + self.scale * super().values(obs, actions)
-
-    @torch.no_grad()
-    def constant(self, residual: Tensor, weight: Tensor) -> Tensor:
-        """A step [] towards the constant that all values lack, in units of return.
-
-        Targets exceed values by `residual` [B], and would by `weight` [B] less if all values were larger by one. This
-        is LSTD with a single feature, the same everywhere (Bradtke & Barto 1996), smoothed over updates.
-        """
-        self.lack.lerp_(residual.mean(), 1 / PATIENCE)
-        self.pull.lerp_(weight.mean(), 1 / PATIENCE)
-        limit = 0.1 * self.scale
-        return (self.lack / self.pull.clamp_min(1e-3) / PATIENCE).clamp(-limit, limit)
 
     @torch.no_grad()
     def set_range(self, low: float, high: float, *, centre: float, scale: float) -> None:
