@@ -59,17 +59,17 @@ class BranchedDyna(DynaMixin):
         **learner: Any,
     ) -> None:
         limits.check({"model_every": model_every, "rollouts": rollouts, "model_lifetime": model_lifetime})
-        schedule = (horizon, horizon, 0, 0) if isinstance(horizon, int) else horizon
-        if not (isinstance(schedule, Sequence) and [type(each) for each in schedule] == [int] * 4):
+        lengths = (horizon, horizon, 0, 0) if isinstance(horizon, int) else horizon
+        if not (isinstance(lengths, Sequence) and [type(each) for each in lengths] == [int] * 4):
             raise UserError(f"horizon must be a number or [from, to, first step, last step], got {horizon!r:.80}")
-        self.horizon = MBPOSchedule(*schedule)
+        self.schedule = MBPOSchedule(*lengths)
         self.model_every, self.rollouts, self.model_lifetime = model_every, rollouts, model_lifetime
         self.reward_unit = 1.0  # environment units in one of the learner's
         self.settle(
             world_model=world_model,
             truncate=truncate,
             real_share=real_share,
-            imagined_capacity=rollouts * model_every * self.horizon.longest * model_lifetime,
+            imagined_capacity=rollouts * model_every * self.schedule.longest * model_lifetime,
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
@@ -81,7 +81,7 @@ class BranchedDyna(DynaMixin):
             self.fit_world_model()  # line 3
             if self.world_model.version == 1:
                 self._choose_units()
-            horizon = self.horizon.horizon(self.num_timesteps)
+            horizon = self.schedule.horizon(self.num_timesteps)
             self.dream(self.rollouts * self.model_every, horizon, self.model_lifetime)  # lines 6-8
 
     def sample(self, batch_size: int) -> Transitions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,3 +25,23 @@ def policy_plans(model: PlanModel, obs: Tensor, act: Act, n: int, horizon: int) 
             state = model.next_mean(*everyone).mean(0)
         plans.append(act(state))
     return torch.stack(plans, dim=1).view(len(obs), n, horizon, -1)
+
+
+def noisy_plans(
+    model: PlanModel,
+    obs: Tensor,
+    react: Callable[[Tensor, Tensor], Tensor],
+    n: int,
+    horizon: int,
+    *,
+    rng: torch.Generator,
+) -> Tensor:
+    """As `policy_plans`, of a policy [R, S] -> [R, A] that noise [R, A] makes vary; the first plan's noise is 0."""
+    size = model.model.action_size
+
+    def act(state: Tensor) -> Tensor:
+        noise = torch.randn(len(state), size, generator=rng, device=state.device)
+        noise[::n] = 0.0
+        return react(state, noise)
+
+    return policy_plans(model, obs, act, n, horizon)

@@ -176,17 +176,19 @@ def categorical_cem(
     elites: int = 20,
     iterations: int = 5,
     smoothing: float = 0.1,
+    seeds: Tensor | None = None,
     deadline_ms: float | None = None,
     rng: torch.Generator,
 ) -> Plan:
     """The cross-entropy method for discrete actions: probs [B, H, A] of each action at each step -> one-hot plan.
 
     Probabilities move to the elites' frequencies. The best plan so far stays a candidate and is returned; `Plan.mean`
-    holds the probabilities (Rubinstein 1999; de Boer et al. 2005, section 3).
+    holds the probabilities (Rubinstein 1999; de Boer et al. 2005, section 3). Plans `seeds` [B, M, H, A] are candidates
+    at first.
     """
     check_elites(elites, n)
     batch, horizon, actions = probs.shape
-    found = probs.new_empty(batch, 0, horizon, actions)
+    found = probs.new_empty(batch, 0, horizon, actions) if seeds is None else seeds
     rounds = Rounds(iterations, deadline_ms)
     while rounds.another():
         drawn = torch.multinomial(probs.flatten(0, 1), n, replacement=True, generator=rng)  # [B*H, N]

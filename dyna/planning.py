@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
@@ -34,8 +35,9 @@ _STATEFUL = ("configurator", "plans")
 class PlanningMixin(DynaMixin):
     """Put before a Dyna method with a policy and critics, it collects by plans and judges them.
 
-    The subclass sets the attributes from `acting` to `centred` before SB3's constructor, and writes the five methods
-    that raise NotImplementedError; the outcomes of its plans come to `correct`.
+    The subclass sets the attributes from `acting` to `centred` before SB3's constructor, and writes the six methods
+    that raise NotImplementedError; the outcomes of its plans come to `correct`. Of discrete actions it plans with
+    one-hot ones, which the policy's `unscale_action` makes numbers of.
     """
 
     policy: ForesightMixin
@@ -56,8 +58,12 @@ class PlanningMixin(DynaMixin):
         """Mode-2: plans from observations [B, S], begun with [B, H, A]."""
         raise NotImplementedError
 
+    def draw(self, plan: Plan, noise: Tensor) -> Tensor:
+        """First actions [B, A] of plans, made to vary by normal noise [B, A] as much as their search ended."""
+        raise NotImplementedError
+
     def react(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Mode-1: the policy's most likely action, or with noise [B, A] a draw: [B, S] -> [B, A] in [-1, 1]."""
+        """Mode-1: the policy's most likely action, or by normal noise [B, A] a draw: [B, S] -> [B, A] in [-1, 1]."""
         raise NotImplementedError
 
     def value(self, obs: Tensor) -> Tensor:
@@ -84,8 +90,8 @@ class PlanningMixin(DynaMixin):
         unsure = (~self.is_confident(obs)).nonzero().squeeze(1)
         if len(unsure):
             plan = self.plan(obs[unsure], warm[unsure], rng)
-            action[unsure] = plan.actions[:, 0] if noise is None else drawn(plan, noise[unsure])
-            after[unsure] = shifted(plan.mean)
+            action[unsure] = plan.actions[:, 0] if noise is None else self.draw(plan, noise[unsure])
+            after[unsure] = shifted(plan.actions)
         return action, after
 
     @torch.no_grad()
@@ -105,7 +111,7 @@ class PlanningMixin(DynaMixin):
         intended = torch.full_like(after, torch.nan)
         if len(thinks):
             plan = self.plan(obs[thinks], self.warm_start[thinks], self.rng)
-            action[thinks], after[thinks] = drawn(plan, noise[thinks]), shifted(plan.mean)
+            action[thinks], after[thinks] = self.draw(plan, noise[thinks]), shifted(plan.actions)
             intended[thinks], self.trusted[thinks] = plan.actions, self.follow
             self.plans.add(obs=obs[thinks], mean=plan.mean[:, 0], std=plan.std[:, 0])
         self._promise(obs, intended, follows)
@@ -139,7 +145,8 @@ class PlanningMixin(DynaMixin):
         action = self.act(obs).cpu().numpy()
         if action_noise is not None:
             action = np.clip(action + action_noise(), -1.0, 1.0)
-        return self.policy.unscale_action(action), action
+        chosen = self.policy.unscale_action(action)
+        return chosen, action if isinstance(self.action_space, spaces.Box) else chosen  # what replay takes, as SB3
 
     def _store_transition(self, replay_buffer: Any, buffer_action: Any, new_obs: Any, *rest: Any) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, *rest)
@@ -212,8 +219,3 @@ class PlanningMixin(DynaMixin):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "thresholds", "warm_start", "trusted", *_STATEFUL]
-
-
-def drawn(plan: Plan, noise: Tensor) -> Tensor:
-    """First actions [B, A] of plans, with noise [B, A] as wide as their search ended (TD-MPC2)."""
-    return (plan.mean[:, 0] + plan.std[:, 0] * noise).clamp(-1.0, 1.0)

@@ -1,0 +1,216 @@
+"""Learning that is limited to what broken promises must correct: the part of PlanFirst that all its learners share.
+
+A Dyna method learns in the background, as much as an allowance grants. Alarms about the critics open the gate of that
+allowance, alarms about the world model may bring a refit, and a ledger tells what was planned, learnt and refitted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, get_args
+
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from torch import Tensor
+
+from dyna.allowances import Allowance, Kind, allowance
+from dyna.budgets import Budget
+from dyna.calibration import HEADS, disagreement
+from dyna.configurator import CRITIC, Verdict, metrics_of
+from dyna.errors import UserError
+from dyna.plan_model import PlanModel
+from dyna.plan_scores import mean_propagation
+from dyna.planning import Acting, PlanningMixin
+from dyna.plans import Score
+
+CHECK_EVERY = 50  # steps between two looks at what was surprising
+
+
+class CorrectionMixin(PlanningMixin):
+    """Put before a Dyna method, it acts by plans and learns as far as their outcomes ask for it.
+
+    The subclass writes `refit` and what `PlanningMixin` asks for, but for `is_confident` and `correct`.
+
+    :param horizon: Steps of a plan, and of the window in which its outcome is awaited.
+    :param candidates: Plans that an iteration looks at, those of the policy among them.
+    :param policy_plans: How many of them the policy makes.
+    :param elites: Best candidates, from which the next iteration draws.
+    :param iterations: Iterations of a plan.
+    :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
+    :param terminal_value: Let the critics say what follows the last step of a plan.
+    :param acting: Plan at every step, only where the policy is not sure of itself (confident), or never (policy).
+    :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap.
+    :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
+    :param learner: What RL updates are made: always, where the critics' gate is open (gated), or as controls a constant
+        number a step or bursts at random.
+    :param opening: Environment steps in which the learner is always on, whatever it is.
+    :param budget: What a gated learner spends.
+    :param update_ratio: RL updates a step of the learners constant and random.
+    :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps.
+    :param pooled: One detector for all parts instead of one each.
+    :param centred: Count as the critics' error only what differs from their residual everywhere.
+    """
+
+    model_every: int
+    allowance: Allowance
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        horizon: int = 5,
+        candidates: int = 128,
+        policy_plans: int = 24,
+        elites: int = 16,
+        iterations: int = 3,
+        pessimism: float = 0.5,
+        terminal_value: bool = True,
+        acting: Acting = "plan",
+        audit: float = 0.1,
+        follow: int = 1,
+        learner: Kind = "always",
+        opening: int = 500,
+        budget: Budget = Budget(rate=0.3, capacity=300.0, burst=4.0, floor=0.05),  # noqa: B008 - frozen
+        update_ratio: float = 0.2,
+        refit_on_alarm: bool = False,
+        pooled: bool = False,
+        centred: bool = True,
+        **background: Any,
+    ) -> None:
+        self.horizon, self.candidates, self.policy_plans = horizon, candidates, policy_plans
+        self.elites, self.iterations, self.pessimism = elites, iterations, pessimism
+        self.terminal_value, self.acting, self.audit, self.follow = terminal_value, acting, audit, follow
+        self.learner, self.opening, self.budget, self.update_ratio = learner, opening, budget, update_ratio
+        self.refit_on_alarm, self.pooled, self.centred = refit_on_alarm, pooled, centred
+        self.always_on = 0  # updates that a learner that is always on would have made
+        self.refits_on_alarm, self._refit_asked = 0, False
+        self._check()
+        super().__init__(policy, env, **background)  # type: ignore[arg-type]  # None while SB3 loads
+
+    def refit(self) -> None:
+        """Fit the world model, and tell the learner what it must know of the data, as the background learner does."""
+        raise NotImplementedError
+
+    # what plans are judged by
+
+    def score(self, model: PlanModel, obs: Tensor) -> Score:
+        """What plans from observations [B, S] are worth, by members and critics."""
+        value = self.value if self.terminal_value else None
+        return mean_propagation(model, obs, gamma=self.gamma, pessimism=self.pessimism, value=value)
+
+    @torch.no_grad()
+    def is_confident(self, obs: Tensor) -> Tensor:
+        """Where Mode-1 may act alone, bool [B]: members and critics agree, and plans promise no more than it."""
+        if self.acting != "confident":
+            return torch.full((len(obs),), self.acting == "policy", device=obs.device)
+        tau, values = self.thresholds.tau, self.value(obs)
+        agreed = disagreement(self.world_model, obs, self.react(obs)) <= self.thresholds.disagreement
+        spread = values.std(0) if len(values) > 1 else torch.zeros_like(values[0])  # one critic agrees with itself
+        return agreed & (spread <= tau) & (self.thresholds.gap <= tau)
+
+    # what outcomes lead to
+
+    def correct(self, verdict: Verdict) -> None:
+        """Log an outcome; an alarm opens the critics' gate, or asks for a refit of the world model."""
+        if CRITIC in verdict.alarms:
+            self.allowance.gate.open(CRITIC)
+        self._refit_asked |= self.refit_on_alarm and any(name in HEADS for name in verdict.alarms)
+        for name, value in metrics_of(verdict).items():
+            self.logger.record_mean(f"planfirst/{name}", value)
+
+    @property
+    def answers_alarm(self) -> bool:
+        """Whether updates are made because of an alarm, so that they should begin where outcomes were surprising."""
+        return self.learner == "gated" and self.allowance.gate.alarmed and self.configurator.outcomes.size > 0
+
+    def is_fit_due(self, every: int) -> bool:
+        """As ever, and after an alarm for a head of the model."""
+        return super().is_fit_due(every) or (self._refit_asked and super().is_fit_due(self.horizon))
+
+    def fit_world_model(self) -> None:
+        """As ever, and count the fits that an alarm asked for."""
+        self.refits_on_alarm += self._refit_asked
+        self._refit_asked = False
+        super().fit_world_model()
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Refit where it is due, then learn as far as the allowance goes."""
+        first = self.world_model.version == 0
+        if self.is_fit_due(self.model_every):
+            self.refit()
+            self.freeze()
+        if self._fitted_at is None:
+            return
+        always = max(gradient_steps, self.num_timesteps) if first else gradient_steps  # random steps had no updates yet
+        granted = always if first else self.allowance.grant(self.num_timesteps, always, self.rng)
+        self.always_on += always
+        self.teach(granted, batch_size)
+        if self.num_timesteps % CHECK_EVERY < self.n_envs:
+            self.allowance.gate.check(self.configurator.residual(), float(self.thresholds.tau))
+        for name, value in {**self.configurator.metrics(), **self.totals()}.items():
+            self.logger.record(f"planfirst/{name}", value)
+
+    def teach(self, updates: int, batch_size: int) -> None:
+        """Make so many updates of the background learner."""
+        if updates:
+            super().train(updates, batch_size)
+
+    def totals(self) -> dict[str, float]:
+        """What was decided so far: shares of steps and of gradients, and whether the critics' gate is open."""
+        gradients = {name: count for name, count in self.updates.items() if name != "plans"}
+        rl, steps = gradients["critic"] + gradients["actor"], max(sum(self.decided.values()), 1)
+        return {
+            **{f"steps_{name}": count / steps for name, count in self.decided.items()},
+            "rl_share": rl / max(sum(gradients.values()), 1),
+            "rl_of_always_on": gradients["critic"] / max(self.always_on, 1),
+            "refits_on_alarm": self.refits_on_alarm,
+            "gate": float(self.allowance.gate.is_open(self.num_timesteps)),
+        }
+
+    def ledger(self) -> dict[str, Any]:
+        """Totals of the run, and the sentence that says them."""
+        totals = self.totals()
+        planned, spent = (f"{100 * totals[name]:.0f} %" for name in ("steps_planned", "rl_of_always_on"))
+        refits = f"{self.refits_on_alarm} model refit{'s' * (self.refits_on_alarm != 1)} on alarm"
+        words = f"planned {planned} of steps, {spent} of always-on's RL updates, {refits}"
+        return {"in_words": words, **totals, **self.configurator.metrics()}
+
+    # the seam with SB3
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.allowance = allowance(self.learner, opening=self.opening, budget=self.budget, ratio=self.update_ratio)
+
+    def extra_state(self) -> dict[str, Any]:
+        """As the planner's, with what may be spent."""
+        return {**super().extra_state(), "allowance": self.allowance.state_dict()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+        super().load_extra_state(state)
+        self.allowance.load_state_dict(state["allowance"])
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "allowance"]
+
+    def _check(self) -> None:
+        """Raise UserError for settings that no plan can be made with."""
+        ones = dict.fromkeys(("horizon", "policy_plans", "iterations", "follow"), 1)
+        for name, least in {**ones, "opening": 0, "update_ratio": 0}.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.follow > self.horizon:
+            raise UserError(f"follow must be at most horizon ({self.horizon}), got {self.follow}")
+        if not math.isfinite(self.pessimism):
+            raise UserError(f"pessimism must be a finite number, got {self.pessimism}")
+        for name, words in (("learner", get_args(Kind)), ("acting", get_args(Acting))):
+            if getattr(self, name) not in words:
+                raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(self, name)!r}")
+        own = self.candidates - self.policy_plans
+        if not 1 <= self.elites <= own:
+            raise UserError(
+                f"elites must be between 1 and {own}, the candidates that are no policy_plans, got {self.elites}"
+            )
+        if not 0.0 <= self.audit <= 1.0:
+            raise UserError(f"audit must be in [0, 1], got {self.audit}")
