@@ -11,11 +11,11 @@ from typing import Any
 if __name__ != "dyna.algorithms":
     raise ImportError(f"import dyna.algorithms instead of {__name__}: two names would make two classes of an algorithm")
 
-TABLE = {
+TABLE: dict[str, str | tuple[str, ...]] = {
     "mbpo": "dyna.algorithms.mbpo:MBPO",
     "mbdqn": "dyna.algorithms.mbdqn:MBDQN",
     "dhmbpo": "dyna.algorithms.dhmbpo:DHMBPO",
-    "planfirst": "dyna.algorithms.planfirst:PlanFirst",
+    "planfirst": ("dyna.algorithms.planfirst:PlanFirst", "dyna.algorithms.planfirst_discrete:DiscretePlanFirst"),
     "pets": "dyna.algorithms.pets:PETS",
     "dyna-q": "dyna.algorithms.dyna_q:DynaQ",
     "dyna-q-plus": "dyna.algorithms.dyna_q_plus:DynaQPlus",
@@ -34,9 +34,11 @@ TABLE = {
     "ars": "sb3_contrib:ARS",
     "ppo_lstm": "sb3_contrib:RecurrentPPO",
 }
-"""An algorithm's name and the address of its class, imported when it is first asked for."""
+"""An algorithm's name and the address of its class, imported when it is first asked for; of several classes that share
+a name, the first that takes an environment's actions."""
 
-_ADDRESSES = {address.partition(":")[2]: address for address in TABLE.values()}
+_ALL = (each for found in TABLE.values() for each in ((found,) if isinstance(found, str) else found))
+_ADDRESSES = {address.partition(":")[2]: address for address in _ALL}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ def make(config: RunConfig, env: VecEnv) -> BaseAlgorithm:
     """The algorithm that a run asks for, seeded; raises UserError where it does not fit."""
     if config.device.startswith("cuda") and not torch.cuda.is_available():  # SB3 would take the CPU and say nothing
         raise UserError(f"torch finds no GPU for device={config.device!r}: use --device cpu, or auto for either")
-    cls = registry.find(config.algo)
+    cls = registry.find(config.algo, env.action_space)
     registry.refuse_actions(config.algo, cls, config.env, env.action_space)
     registry.refuse_images(config.algo, cls, config.env, env.observation_space, env.action_space)
     arguments = hyperparameters.build(

@@ -98,10 +98,12 @@ def _train_help(parser: flags.Parser, given: dict[str, Any]) -> int:
     if "algo" in given:
         from dyna import tables
 
-        cls = registry.find(given["algo"])
+        classes = registry.classes(given["algo"])
         preset = presets.load(given["algo"], given["env"]) if "env" in given else {}
-        print(f"\nhyperparameters of {given['algo']}, set with -p KEY=VALUE:")
-        tables.knobs(cls, preset.get("hyperparameters", {}))
+        for cls in classes:
+            where = f" for {' or '.join(registry.action_spaces(cls))} actions" if len(classes) > 1 else ""
+            print(f"\nhyperparameters of {given['algo']}{where}, set with -p KEY=VALUE:")
+            tables.knobs(cls, preset.get("hyperparameters", {}))
     return 0
 
 

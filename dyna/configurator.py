@@ -84,11 +84,11 @@ class Configurator:
     def promise(self, model: PlanModel, envs: Tensor, obs: Tensor, plans: Tensor, policy: Tensor) -> None:
         """Open windows in environments [W] in states [W, S], with the plans and the policy's own [W, H, A].
 
-        Where the two are the same no plan was made, and there is no amortisation gap to be seen.
+        Where no plan was made, NaN, the policy's is promised, and there is no amortisation gap to be seen.
         """
-        both = torch.stack([plans, policy], dim=1)
+        alone = plans.isnan().flatten(1).any(1)
+        both = torch.stack([torch.where(alone[:, None, None], policy, plans), policy], dim=1)
         promised = propagated_returns(model, obs, both, gamma=self.gamma, value=self.value).mean(0)
-        alone = (plans == policy).flatten(1).all(1)
         self.windows.begin(envs, promised[:, 0], torch.where(alone, torch.nan, promised[:, 1]))
 
     def judge(

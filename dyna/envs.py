@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -34,6 +35,12 @@ def reward_threshold(env_id: str) -> float | None:
     """The return at which Gymnasium calls an environment solved, where it names one; raises UserError as `check_id`."""
     found = _find(env_id)
     return gym.spec(found).reward_threshold if isinstance(found, str) else None
+
+
+def action_space(config: RunConfig) -> gym.Space[Any]:
+    """The actions of an environment, which is made for it; raises UserError as `make_one`."""
+    with closing(make_one(config)) as env:
+        return env.action_space
 
 
 def make(config: RunConfig) -> VecEnv:

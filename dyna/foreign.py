@@ -20,7 +20,7 @@ def evaluate_file(path: Path, config: RunConfig, episodes: int = 10, **how: Any)
 
 
 def _load(path: Path, config: RunConfig, env: VecEnv) -> BaseAlgorithm:
-    cls = registry.find(config.algo)
+    cls = registry.find(config.algo, env.action_space)
     try:
         return cls.load(path, env=env)
     except Exception as error:  # whatever a pickle raises

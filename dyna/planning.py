@@ -128,8 +128,7 @@ class PlanningMixin(DynaMixin):
         if len(envs):
             model = PlanModel(self.world_model)
             alone = policy_plans(model, obs[envs], self.react, 1, self.horizon)[:, 0]
-            plans = torch.where(intended[envs].isnan(), alone, intended[envs])
-            self.configurator.promise(model, envs, obs[envs], plans, alone)
+            self.configurator.promise(model, envs, obs[envs], intended[envs], alone)
 
     def freeze(self) -> None:
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""

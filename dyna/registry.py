@@ -42,15 +42,34 @@ def check(name: str) -> None:
         raise unknown("algorithm", name, _targets(), see="`dyna list algorithms`")
 
 
-def address(name: str) -> str:
-    """Where the class of an algorithm is, as in `package.module:Class`; raises UserError for an unknown name."""
+def addresses(name: str) -> tuple[str, ...]:
+    """Where an algorithm's classes are, as in `package.module:Class`; raises UserError for an unknown name."""
     check(name)
-    return _targets()[name]
+    found = _targets()[name]
+    return (found,) if isinstance(found, str) else found
 
 
-def find(name: str) -> type[BaseAlgorithm]:
-    """The class of an algorithm; raises UserError for an unknown name and for a package that is not installed."""
-    module, _, attribute = address(name).partition(":")
+def classes(name: str) -> list[type[BaseAlgorithm]]:
+    """The class of an algorithm, or those that share its name and differ in the actions that they take.
+
+    Raises UserError for an unknown name and for a package that is not installed.
+    """
+    return [_imported(name, address) for address in addresses(name)]
+
+
+def find(name: str, actions: Any = None) -> type[BaseAlgorithm]:
+    """The class of an algorithm, of several the first that takes an action space, or the first of all.
+
+    Raises UserError as `classes` does.
+    """
+    first, *others = classes(name)
+    if actions is None or not others:
+        return first
+    return next((cls for cls in (first, *others) if _accepts(cls, actions)), first)
+
+
+def _imported(name: str, address: str) -> type[BaseAlgorithm]:
+    module, _, attribute = address.partition(":")
     try:
         found: type[BaseAlgorithm] = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
@@ -83,8 +102,8 @@ def environments() -> Mapping[str, EnvSpec]:
     return gymnasium.registry
 
 
-def action_spaces(cls: type[BaseAlgorithm]) -> list[str]:
-    """The Gymnasium action spaces that the algorithm accepts, asked from its constructor with one probe each.
+def action_spaces(*classes: type[BaseAlgorithm]) -> list[str]:
+    """The Gymnasium action spaces that one of the classes accepts, asked from its constructor with one probe each.
 
     SB3 says it only there (`supported_action_spaces`), so the answer is the one that training would give.
     """
@@ -96,14 +115,14 @@ def action_spaces(cls: type[BaseAlgorithm]) -> list[str]:
         "MultiDiscrete": spaces.MultiDiscrete([2, 2]),
         "MultiBinary": spaces.MultiBinary(2),
     }
-    return [kind for kind, space in probes.items() if _accepts(cls, space)]
+    return [kind for kind, space in probes.items() if any(_accepts(cls, space) for cls in classes)]
 
 
 def refuse_actions(name: str, cls: type[BaseAlgorithm], env_id: str, space: Any) -> None:
     """Raise UserError, naming the algorithms that fit, where an algorithm cannot act in an action space."""
     if not _accepts(cls, space):
         raise UserError(
-            f"{name} takes {' or '.join(action_spaces(cls))} actions, {env_id} has {space}: choose "
+            f"{name} takes {' or '.join(action_spaces(*classes(name)))} actions, {env_id} has {space}: choose "
             f"{_those(lambda other: _accepts(other, space) and not is_tabular(other))}"
         )
 
@@ -125,7 +144,7 @@ def _those(fit: Callable[[type[BaseAlgorithm]], bool]) -> str:
     found = []
     for name in names():
         with contextlib.suppress(UserError):  # of a package that is not installed
-            found += [name] if fit(find(name)) else []
+            found += [name] if any(map(fit, classes(name))) else []
     return " or ".join(found) or "another environment, since no algorithm does"
 
 
@@ -150,8 +169,8 @@ def _accepts(cls: type[BaseAlgorithm], action_space: Any) -> bool:
 
 
 @functools.cache
-def _targets() -> dict[str, str]:
-    targets: dict[str, str] = dict(importlib.import_module(GROUP).TABLE)
+def _targets() -> dict[str, str | tuple[str, ...]]:
+    targets: dict[str, str | tuple[str, ...]] = dict(importlib.import_module(GROUP).TABLE)
     for point in entry_points(group=GROUP):
         if targets.setdefault(point.name, point.value) != point.value:
             owner = point.dist.name if point.dist else point.value

@@ -36,7 +36,7 @@ def code_version(algo: str, env: str) -> str:
     """
     search_here()
     modules = _with_imports("dyna.train")
-    for target in (registry.address(algo), env, _entry_point(env)):
+    for target in (*registry.addresses(algo), env, _entry_point(env)):
         module, colon, _ = target.partition(":")
         if colon and not _is_released(module):
             modules |= _with_imports(module)

@@ -42,11 +42,12 @@ def algorithms() -> None:
 
 def _algorithm(name: str) -> tuple[str, str, str, str]:
     try:
-        cls = registry.find(name)
+        classes = registry.classes(name)
     except UserError as missing:
         return name, "", "", str(missing)
+    cls = classes[0]
     family = "model-based" if registry.is_model_based(cls) else "model-free"
-    return name, family, " ".join(registry.action_spaces(cls)), docstrings.summary(cls)
+    return name, family, " ".join(registry.action_spaces(*classes)), docstrings.summary(cls)
 
 
 def environments() -> None:

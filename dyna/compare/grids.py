@@ -191,7 +191,6 @@ def _check_actions(cells: Sequence[Cell]) -> None:
     for cell in cells:
         name = cell.config.env + plain.shown(dict(cell.config.env_kwargs))
         if name not in seen:
-            env = envs.make_one(cell.config)
-            seen[name] = env.action_space
-            env.close()
-        registry.refuse_actions(cell.config.algo, registry.find(cell.config.algo), cell.config.env, seen[name])
+            seen[name] = envs.action_space(cell.config)
+        cls = registry.find(cell.config.algo, seen[name])
+        registry.refuse_actions(cell.config.algo, cls, cell.config.env, seen[name])

@@ -89,7 +89,7 @@ def _training(run: RunConfig, env: gym.Env[Any, Any], show: Show) -> Iterator[Fi
     measured = []
     for name in registry.names():
         try:
-            accepts = type(env.action_space).__name__ in registry.action_spaces(registry.find(name))
+            accepts = type(env.action_space).__name__ in registry.action_spaces(*registry.classes(name))
         except UserError:  # its package is not installed
             continue
         if accepts:

@@ -60,8 +60,8 @@ def test_a_preset_holds_settings_of_a_run_for_an_environment_that_exists(algo: s
 @pytest.mark.parametrize(("algo", "env"), [(algo, env) for algo, env in PRESETS if env != "default"])
 def test_a_preset_makes_the_algorithm_that_it_describes(algo: str, env: str) -> None:
     settings = config.resolve({"algo": algo, "env": env})
-    cls = registry.find(algo)
     observation_space, action_space = spaces_of(env)
+    cls = registry.find(algo, action_space)
     given = dict(settings.hyperparameters)
     if "buffer_size" in {knob.name for knob in hyperparameters.knobs(cls)}:
         given["buffer_size"] = 1_000  # as tuned, a buffer for Humanoid takes gigabytes

@@ -146,7 +146,8 @@ def test_where_the_policy_acts_there_is_no_gap_to_be_seen(known: tuple[GaussianE
     (model, data), replay, plans = known, empty(), torch.zeros(1, H, 1)
     configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
     configurator.freeze(model, data)
-    configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans)
+    none = torch.full_like(plans, torch.nan)
+    configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), none, plans)
     for end in live(replay, H, world, seed=9):
         closed = configurator.windows.advance(torch.tensor([end]))
     verdict = configurator.judge(model, replay, closed[0], torch.Generator().manual_seed(0))

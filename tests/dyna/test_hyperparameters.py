@@ -14,12 +14,15 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
 from dyna import config, hyperparameters, plain, presets, registry
 from dyna.errors import UserError
+from tests.algorithms.test_presets import spaces_of
 
+CLASSES = [cls for name in registry.names() for cls in registry.classes(name)]
 BOX = spaces.Box(-1.0, 1.0, (3,))
 
 
@@ -51,16 +54,15 @@ class Nested(SAC):
         super().__init__(policy, env, **sac)
 
 
-@pytest.mark.parametrize("name", registry.names())
-def test_every_knob_has_a_line_of_help(name: str) -> None:
-    knobs = hyperparameters.knobs(registry.find(name))
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_knob_has_a_line_of_help(cls: type[BaseAlgorithm]) -> None:
+    knobs = hyperparameters.knobs(cls)
     assert knobs
     assert [knob.name for knob in knobs if not knob.help or "\n" in knob.help] == []
 
 
-@pytest.mark.parametrize("name", registry.names())
-def test_every_default_is_a_value_that_its_knob_takes(name: str) -> None:
-    cls = registry.find(name)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_every_default_is_a_value_that_its_knob_takes(cls: type[BaseAlgorithm]) -> None:
     values = {knob.name: knob.default for knob in hyperparameters.knobs(cls)}
     values["noise_type"] = "normal"
     values = {key: value.__name__ if isinstance(value, type) else value for key, value in values.items()}
@@ -72,9 +74,8 @@ def test_every_default_is_a_value_that_its_knob_takes(name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("name", registry.names())
-def test_the_knobs_are_what_the_constructor_takes(name: str) -> None:
-    cls = registry.find(name)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_knobs_are_what_the_constructor_takes(cls: type[BaseAlgorithm]) -> None:
     knobs = {knob.name.partition(".")[0] for knob in hyperparameters.knobs(cls)}
     set_by_the_run = {"self", "env", "verbose", "tensorboard_log", "device", "seed", "_init_setup_model"}
     for parameter in inspect.signature(cls.__init__).parameters.values():
@@ -214,7 +215,8 @@ def test_a_knob_is_plain_to_compare() -> None:
 def test_every_preset_is_one_that_the_algorithm_takes(name: str) -> None:
     for env in presets.blocks_of(name):
         settings = config.resolve({"algo": name, "env": env}).hyperparameters
-        assert hyperparameters.check(registry.find(name), settings) == settings, env
+        cls = registry.find(name, None if env == "default" else spaces_of(env)[1])
+        assert hyperparameters.check(cls, settings) == settings, env
 
 
 def test_a_function_of_the_user_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
