@@ -103,8 +103,7 @@ class DHMBPO(DynaMixin, SAC):
             )
         self.model_every, self.dream_every = model_every, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
-        self.mask = mask
-        self._derives_starts = learning_starts is None
+        self.mask, self._derives_starts = mask, learning_starts is None
         generations = -(-model_every // dream_every) + 1
         self.settle(
             world_model=world_model,
