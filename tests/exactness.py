@@ -23,7 +23,7 @@ DYNA = {"learning_starts": 50, "batch_size": 8, "gradient_steps": 2, "model_ever
 EXPANSION = {"learning_starts": 60, "batch_size": 32, "model_every": 50, "distribution_horizon": 4}
 PLANS = {"learning_starts": 60, "model_every": 60, "horizon": 4, "candidates": 12, "elites": 4, "particles": 4}
 MPPI = {"horizon": 2, "candidates": 8, "policy_plans": 2, "elites": 3, "iterations": 1}
-GATED = {"learner": "gated", "opening": 100, "refit_on_alarm": True, "acting": "confident", "follow": 2, "distil": True}
+GATED = {"learner": "gated", "opening": 100, "refit_on_alarm": True, "acting": "confident", "follow": 2}
 CASES: dict[str, dict[str, Any]] = {
     "sac": {"algo": "sac", "hyperparameters": OFF},
     "sac, gSDE, normalised": {"algo": "sac", "hyperparameters": {**OFF, "use_sde": True}, "normalize": True},
@@ -55,7 +55,18 @@ CASES: dict[str, dict[str, Any]] = {
     "planfirst": {"algo": "planfirst", "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION, **MPPI}},
     "planfirst, gated, two environments": {
         "algo": "planfirst",
-        "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION, **MPPI, **GATED},
+        "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION, **MPPI, **GATED, "distil": True},
+        "n_envs": 2,
+    },
+    "planfirst, discrete actions": {
+        "algo": "planfirst",
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI},
+        "env": "CartPole-v1",
+    },
+    "planfirst, discrete actions, gated, two environments": {
+        "algo": "planfirst",
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, **GATED},
+        "env": "CartPole-v1",
         "n_envs": 2,
     },
     "pets, two environments": {"algo": "pets", "hyperparameters": {"world_model": MODEL, **PLANS}, "n_envs": 2},
