@@ -52,7 +52,7 @@ class Background(MBDQN):
     :param rollout_horizon: Steps of an imagined rollout at most: a number, or [from, to, first step, last step].
     """
 
-    def __init__(self, policy: Any, env: Any, rollout_horizon: int | Sequence[int] = 10, **more: Any) -> None:
+    def __init__(self, policy: Any, env: Any, rollout_horizon: int | Sequence[int] = 20, **more: Any) -> None:
         super().__init__(policy, env, horizon=rollout_horizon, **more)
 
 
@@ -74,9 +74,14 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         self,
         policy: str | type[DiscretePlanFirstPolicy] = "MlpPolicy",
         env: GymEnv | str | None = None,
+        batch_size: int = 64,
+        model_every: int = 100,
+        horizon: int = 10,
         candidates: int = 64,
         policy_plans: int = 8,
         elites: int = 8,
+        iterations: int = 2,
+        opening: int = 1_000,
         budget: Budget = Budget(rate=3.0, capacity=3_000.0, burst=40.0, floor=0.5),  # noqa: B008 - frozen
         update_ratio: float = 2.0,
         distil: bool = False,
@@ -91,9 +96,14 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         super().__init__(
             policy,
             env,
+            batch_size=batch_size,
+            model_every=model_every,
+            horizon=horizon,
             candidates=candidates,
             policy_plans=policy_plans,
             elites=elites,
+            iterations=iterations,
+            opening=opening,
             budget=budget,
             update_ratio=update_ratio,
             **more,
