@@ -9,12 +9,13 @@ tells what speaks for it and against it.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor
+from stable_baselines3.sac.policies import Actor
+from torch import Tensor, nn
 
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
@@ -79,6 +80,15 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         super().__init__(policy, env, **more)
 
     # actor
+
+    @property
+    def mode_1(self) -> Actor:
+        """SB3's actor."""
+        return self.actor
+
+    def most_likely(self, network: nn.Module, obs: Tensor) -> Tensor:
+        """The middle of what such an actor may do: [B, S] -> [B, A] in [-1, 1]."""
+        return torch.tanh(cast(Actor, network).get_action_dist_params(obs)[0])
 
     @torch.no_grad()
     def react(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:

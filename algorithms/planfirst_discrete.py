@@ -13,10 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyna.algorithms.mbdqn import MBDQN, QPolicy
-from dyna.budgets import Budget
 from dyna.correction import CorrectionMixin
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
@@ -82,8 +81,6 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         elites: int = 8,
         iterations: int = 2,
         opening: int = 1_000,
-        budget: Budget = Budget(rate=3.0, capacity=3_000.0, burst=40.0, floor=0.5),  # noqa: B008 - frozen
-        update_ratio: float = 2.0,
         distil: bool = False,
         **more: Any,
     ) -> None:
@@ -104,17 +101,25 @@ class DiscretePlanFirst(CorrectionMixin, Background):
             elites=elites,
             iterations=iterations,
             opening=opening,
-            budget=budget,
-            update_ratio=update_ratio,
             **more,
         )
 
     # actor
 
+    @property
+    def mode_1(self) -> nn.Module:
+        """The Q-network."""
+        return self.q_net
+
+    def most_likely(self, network: nn.Module, obs: Tensor) -> Tensor:
+        """The greedy action of such a network, one-hot: [B, S] -> [B, A]."""
+        values: Tensor = network(obs)
+        return F.one_hot(values.argmax(dim=1), values.shape[1]).to(values.dtype)
+
     @torch.no_grad()
     def react(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Mode-1: the greedy action, by normal noise [B, A] a random one as often as DQN explores: [B, S] -> [B, A]."""
-        greedy = self._greedy(obs)
+        greedy = self.most_likely(self.q_net, obs)
         return greedy if noise is None else categorical(greedy, noise, self.exploration_rate)
 
     @torch.no_grad()
@@ -150,12 +155,8 @@ class DiscretePlanFirst(CorrectionMixin, Background):
             return super().predict(observation, state, episode_start, deterministic)
         return self.policy.predict(observation, state, episode_start, deterministic)
 
-    def _greedy(self, obs: Tensor) -> Tensor:
-        values: Tensor = self.q_net(obs)
-        return F.one_hot(values.argmax(dim=1), values.shape[1]).to(values.dtype)
-
     def _tried(self, obs: Tensor, noise: Tensor) -> Tensor:
-        return categorical(self._greedy(obs), noise, self.imagined_epsilon)
+        return categorical(self.most_likely(self.q_net, obs), noise, self.imagined_epsilon)
 
     # cost
 

@@ -1,100 +1,106 @@
-"""How many updates a step of the learner may take: always as many, a constant share, a random gate's, or a gate's.
+"""How many updates a learner may make: always as many, a constant share, a random gate's, or a gate's.
 
-The last is the subject, the others are its controls: a gate must beat a constant ratio and a random gate that spend as
-much. All of them leave the opening alone, in which the learner is always on.
+The last is the subject, the others are its controls: a gate must beat a constant share and a random gate that spend as
+much. All of them leave the opening alone, in which the learner is always on. None ever has made more updates than a
+learner that is always on would have, but for the chance of a random gate.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+import math
+from typing import Any, Literal
 
 import torch
 
-from dyna.budgets import Budget, TokenBucket
+from dyna.budgets import Budget
 from dyna.gates import Gate
-
-RANDOM_SHARE = 0.1  # of steps in which a random gate is open
 
 Kind = Literal["always", "constant", "random", "gated"]
 
 
-class Allowance(Protocol):
-    """Says how many updates to make."""
-
-    gate: Gate
-
-    def grant(self, step: int, always: int, rng: torch.Generator) -> int:
-        """Updates to make at an environment step, where a learner that is always on makes `always`."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next grants depend on."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        ...
-
-
-class Always:
+class Allowance:
     """A learner that is always on; its gate is watched and decides nothing."""
 
     def __init__(self, opening: int) -> None:
         self.gate = Gate(opening)
+        self.owed = 0.0  # part of an update that was granted and not made yet
 
     def grant(self, step: int, always: int, rng: torch.Generator) -> int:
-        """All of them."""
-        return always
+        """Updates to make at an environment step, where a learner that is always on makes `always`."""
+        if step < self.gate.opening:
+            return always
+        self.owed += always * self.share(rng)
+        made = math.floor(self.owed + 1e-9)  # ten times 0.1 is one
+        self.owed = max(self.owed - made, 0.0)
+        return made
+
+    def share(self, rng: torch.Generator) -> float:
+        """How many of the updates of a learner that is always on are granted for the next step."""
+        return 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the gate."""
-        return self.gate.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.gate.load_state_dict(state)
-
-
-class Gated(Always):
-    """What a bucket has saved, while the gate is open."""
-
-    def __init__(self, opening: int, budget: Budget) -> None:
-        super().__init__(opening)
-        self.bucket = TokenBucket(budget)
-
-    def grant(self, step: int, always: int, rng: torch.Generator) -> int:
-        """As many as always during the opening, then what the bucket grants."""
-        return always if step < self.gate.opening else self.bucket.grant(is_open=self.is_open(rng))
-
-    def is_open(self, rng: torch.Generator) -> bool:
-        """Whether the bucket may be spent in bursts."""
-        return self.gate.alarmed
-
-    def state_dict(self) -> dict[str, Any]:
-        """Those of gate and bucket."""
-        return {"gate": self.gate.state_dict(), "bucket": self.bucket.state_dict()}
+        """What the next grants depend on."""
+        return {"gate": self.gate.state_dict(), "owed": self.owed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.gate.load_state_dict(state["gate"])
-        self.bucket.load_state_dict(state["bucket"])
+        self.owed = state["owed"]
 
 
-class Random(Gated):
-    """The same bursts at random steps."""
+class Constant(Allowance):
+    """The same share at every step."""
 
-    def is_open(self, rng: torch.Generator) -> bool:
-        """By a coin."""
-        return float(torch.rand((), generator=rng, device=rng.device)) < RANDOM_SHARE
+    def __init__(self, opening: int, ratio: float) -> None:
+        super().__init__(opening)
+        self.ratio = ratio
+
+    def share(self, rng: torch.Generator) -> float:
+        """As it was told."""
+        return self.ratio
+
+
+class Random(Allowance):
+    """The same share on average, in bursts at steps that a coin chooses."""
+
+    def __init__(self, opening: int, ratio: float, burst: float) -> None:
+        super().__init__(opening)
+        self.burst, self.often = burst, ratio / burst
+
+    def share(self, rng: torch.Generator) -> float:
+        """A burst or nothing."""
+        return self.burst if float(torch.rand((), generator=rng, device=rng.device)) < self.often else 0.0
+
+
+class Gated(Allowance):
+    """As far as its gate is open, and after an alarm more, as long as there is something saved."""
+
+    def __init__(self, opening: int, budget: Budget) -> None:
+        super().__init__(opening)
+        self.budget = budget
+        self.saved = 0.0  # steps of a learner that is always on
+
+    def share(self, rng: torch.Generator) -> float:
+        """The gate's, and a burst."""
+        burst = min(self.saved, self.budget.burst - 1.0) if self.gate.alarmed else 0.0
+        share = max(self.gate.share, self.budget.floor) + burst
+        self.saved = min(self.saved + 1.0 - share, self.budget.capacity)
+        return share
+
+    def state_dict(self) -> dict[str, Any]:
+        """With what it saved."""
+        return {**super().state_dict(), "saved": self.saved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self.saved = state["saved"]
 
 
 def allowance(kind: Kind, *, opening: int, budget: Budget, ratio: float) -> Allowance:
-    """The allowance of a name; `ratio` is what the controls constant and random spend a step, on average."""
-    if kind == "always":
-        return Always(opening)
+    """The allowance of a name; `ratio` is the share that the controls constant and random spend on average."""
     if kind == "constant":
-        return Gated(opening, Budget(rate=0.0, burst=0.0, floor=ratio))
+        return Constant(opening, ratio)
     if kind == "random":
-        burst = max(budget.burst, 2.0 * ratio / RANDOM_SHARE)
-        return Random(opening, Budget(rate=ratio, capacity=budget.capacity, burst=burst, floor=0.0))
-    return Gated(opening, budget)
+        return Random(opening, ratio, budget.burst)
+    return Gated(opening, budget) if kind == "gated" else Allowance(opening)

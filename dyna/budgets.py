@@ -1,4 +1,4 @@
-"""How many gradient updates an environment step may cost: a token bucket."""
+"""What a gated learner may spend: never more than one that is always on has spent by then."""
 
 from __future__ import annotations
 
@@ -11,48 +11,20 @@ from dyna.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """What a `TokenBucket` earns, keeps and spends."""
+    """In units of the updates that a learner makes which is always on."""
 
-    rate: float = 2.0
-    """Updates that a step earns."""
-    capacity: float = 2_000.0
-    """Updates that are kept at most."""
-    burst: float = 20.0
-    """Updates that a step may spend while the gate is open."""
-    floor: float = 0.1
-    """Updates that every step grants, whatever the gate says."""
+    floor: float = 0.05
+    """Share of them that is made whatever the gate says."""
+    burst: float = 4.0
+    """How many times as many a step may take after an alarm, from what was saved before."""
+    capacity: float = 1_000.0
+    """Steps whose updates are saved at most."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if not 0.0 <= value < math.inf:
                 raise UserError(f"budget.{name} must be finite and not negative, got {value}")
-
-
-class TokenBucket:
-    """Earns updates at a steady rate, keeps them, and spends them in bursts; empty at first.
-
-    Over n steps it grants at least n floor and at most n (rate + floor) updates, and in one step about a burst.
-    """
-
-    def __init__(self, budget: Budget | None = None) -> None:
-        self.budget = budget or Budget()
-        self.level = 0.0  # what it keeps
-        self.owed = 0.0  # part of an update that was granted and not made yet
-
-    def grant(self, *, is_open: bool) -> int:
-        """Updates to make for one environment step."""
-        self.level = min(self.budget.capacity, self.level + self.budget.rate)
-        spent = min(self.budget.burst, self.level) if is_open else 0.0
-        self.level -= spent
-        self.owed += max(spent, self.budget.floor)
-        made = math.floor(self.owed + 1e-9)  # ten times 0.1 is one
-        self.owed = max(self.owed - made, 0.0)
-        return made
-
-    def state_dict(self) -> dict[str, float]:
-        """What the next grant depends on."""
-        return {"level": self.level, "owed": self.owed}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Restore what `state_dict` returned."""
-        self.level, self.owed = state["level"], state["owed"]
+        if self.floor > 1.0:
+            raise UserError(f"budget.floor must be a share, 1 at most, got {self.floor}")
+        if self.burst < 1.0:
+            raise UserError(f"budget.burst must be at least 1, got {self.burst}")

@@ -68,7 +68,7 @@ class Configurator:
         self.horizon, self.gamma, self.value, self.thresholds = horizon, gamma, value, thresholds
         self.centred, device = centred, thresholds.tau.device
         self.windows = Windows(n_envs, horizon, device)
-        widths = {"obs": obs_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1, "surprising": 1}
+        widths = {"obs": obs_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1}
         self.outcomes = Ring(REMEMBERED, widths, device)
         self.detectors = Detectors((*HEADS, CRITIC), pooled=pooled)
         self.shocks = 0  # outcomes that missed what the critics said by very much
@@ -110,7 +110,7 @@ class Configurator:
         if len(gaps):
             self.thresholds.follow(gaps.mean())
         self.covered += (~self.thresholds.missed(scores)).sum(1).cpu()
-        self._remember(steps, residual, missed[-1])
+        self._remember(steps, residual)
         missed = missed.cpu()
         alarms = [name for one in missed.T for name in self.detectors.hear(one)]
         self.shocks += shocks
@@ -128,17 +128,6 @@ class Configurator:
             values[f"coverage_{name}"] = int(self.covered[i]) / max(heard.outcomes, 1)
         values["shocks"] = self.shocks
         return values | {name: float(getattr(self.thresholds, name)) for name in ("tau", "bias", "gap")}
-
-    def residual(self) -> float:
-        """Mean size of the critics' residual, as they are now, on the outcomes that were surprising; 0 without any."""
-        known = self.outcomes.all()
-        these = known["surprising"].squeeze(1) > 0
-        if not these.any():
-            return 0.0
-        earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
-        realised = earned + weight * _mean(self.value(known["last"]))
-        residual = realised - _mean(self.value(known["obs"])) - self.thresholds.bias
-        return float(residual[these].abs().mean())
 
     def offset(self, n: int) -> float:
         """The constant that the critics lack on the newest n outcomes: LSTD with one feature, the same everywhere.
@@ -169,12 +158,12 @@ class Configurator:
             getattr(self, name).load_state_dict(state[name])
         self.covered, self.shocks = state["covered"].clone(), state["shocks"]
 
-    def _remember(self, steps: Transitions, residual: Tensor, surprising: Tensor) -> None:
+    def _remember(self, steps: Transitions, residual: Tensor) -> None:
         """Keep what is needed to judge the critics by these windows [H, W, .] again."""
         no_value = torch.zeros_like(residual)
         earned = discounted_return(steps.reward, steps.terminated, no_value, self.gamma)
         weight = discounted_return(torch.zeros_like(steps.reward), steps.terminated, no_value + 1.0, self.gamma)
-        columns = {"earned": earned, "weight": weight, "residual": residual, "surprising": surprising}
+        columns = {"earned": earned, "weight": weight, "residual": residual}
         rows = {name: column.unsqueeze(1) for name, column in columns.items()}
         self.outcomes.add(obs=steps.obs[0], last=steps.next_obs[-1], **rows)
 

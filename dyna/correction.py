@@ -1,7 +1,8 @@
 """Learning that is limited to what broken promises must correct: the part of PlanFirst that all its learners share.
 
-A Dyna method learns in the background, as much as an allowance grants. Alarms about the critics open the gate of that
-allowance, alarms about the world model may bring a refit, and a ledger tells what was planned, learnt and refitted.
+A Dyna method learns in the background, as much as an allowance grants. Alarms open the gate of that allowance, and a
+look at what learning has gained in imagination closes it again. Alarms about the world model may bring a refit, and a
+ledger tells what was planned, learnt and refitted.
 """
 
 from __future__ import annotations
@@ -12,25 +13,29 @@ from typing import Any, get_args
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyna.allowances import Allowance, Kind, allowance
 from dyna.budgets import Budget
 from dyna.calibration import HEADS, disagreement
-from dyna.configurator import CRITIC, Verdict, metrics_of
+from dyna.configurator import Verdict, metrics_of
 from dyna.errors import UserError
+from dyna.improvement import Gain, Improvement
 from dyna.plan_model import PlanModel
 from dyna.plan_scores import mean_propagation
 from dyna.planning import Acting, PlanningMixin
 from dyna.plans import Score
 
-CHECK_EVERY = 50  # steps between two looks at what was surprising
+LOOK_EVERY = 100  # steps whose updates, as a learner makes them that is always on, are worth a look at what they gained
+LOOKED_FROM = 64  # states
+_STATEFUL = ("allowance", "improvement")
 
 
 class CorrectionMixin(PlanningMixin):
     """Put before a Dyna method, it acts by plans and learns as far as their outcomes ask for it.
 
-    The subclass writes `refit` and what `PlanningMixin` asks for, but for `is_confident` and `correct`.
+    The subclass writes `refit`, `mode_1` and `most_likely`, and what `PlanningMixin` asks for, except `is_confident`
+    and `correct`.
 
     :param horizon: Steps of a plan, and of the window in which its outcome is awaited.
     :param candidates: Plans that an iteration looks at, those of the policy among them.
@@ -42,11 +47,11 @@ class CorrectionMixin(PlanningMixin):
     :param acting: Plan at every step, only where the policy is not sure of itself (confident), or never (policy).
     :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap.
     :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
-    :param learner: What RL updates are made: always, where the critics' gate is open (gated), or as controls a constant
-        number a step or bursts at random.
+    :param learner: What RL updates are made: always all, as far as a gate is open (gated), or as controls a constant
+        share of them or bursts at random.
     :param opening: Environment steps in which the learner is always on, whatever it is.
     :param budget: What a gated learner spends.
-    :param update_ratio: RL updates a step of the learners constant and random.
+    :param update_ratio: Share of an always-on learner's updates that the learners constant and random make.
     :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps.
     :param pooled: One detector for all parts instead of one each.
     :param centred: Count as the critics' error only what differs from their residual everywhere.
@@ -54,6 +59,7 @@ class CorrectionMixin(PlanningMixin):
 
     model_every: int
     allowance: Allowance
+    improvement: Improvement
 
     def __init__(
         self,
@@ -71,7 +77,7 @@ class CorrectionMixin(PlanningMixin):
         follow: int = 1,
         learner: Kind = "always",
         opening: int = 500,
-        budget: Budget = Budget(rate=0.3, capacity=300.0, burst=4.0, floor=0.05),  # noqa: B008 - frozen
+        budget: Budget = Budget(),  # noqa: B008 - frozen
         update_ratio: float = 0.2,
         refit_on_alarm: bool = False,
         pooled: bool = False,
@@ -84,12 +90,22 @@ class CorrectionMixin(PlanningMixin):
         self.learner, self.opening, self.budget, self.update_ratio = learner, opening, budget, update_ratio
         self.refit_on_alarm, self.pooled, self.centred = refit_on_alarm, pooled, centred
         self.always_on = 0  # updates that a learner that is always on would have made
+        self.unseen = 0.0  # steps whose updates, as such a learner makes them, came after the last look
         self.refits_on_alarm, self._refit_asked = 0, False
         self._check()
         super().__init__(policy, env, **background)  # type: ignore[arg-type]  # None while SB3 loads
 
     def refit(self) -> None:
         """Fit the world model, and tell the learner what it must know of the data, as the background learner does."""
+        raise NotImplementedError
+
+    @property
+    def mode_1(self) -> nn.Module:
+        """The network by which the policy acts."""
+        raise NotImplementedError
+
+    def most_likely(self, network: nn.Module, obs: Tensor) -> Tensor:
+        """What it does, asked of such a network: [B, S] -> [B, A] in [-1, 1]."""
         raise NotImplementedError
 
     # what plans are judged by
@@ -112,9 +128,9 @@ class CorrectionMixin(PlanningMixin):
     # what outcomes lead to
 
     def correct(self, verdict: Verdict) -> None:
-        """Log an outcome; an alarm opens the critics' gate, or asks for a refit of the world model."""
-        if CRITIC in verdict.alarms:
-            self.allowance.gate.open(CRITIC)
+        """Log an outcome; an alarm opens the gate, and for a head of the world model it may ask for a refit."""
+        if verdict.alarms:
+            self.allowance.gate.open(" and ".join(verdict.alarms))
         self._refit_asked |= self.refit_on_alarm and any(name in HEADS for name in verdict.alarms)
         for name, value in metrics_of(verdict).items():
             self.logger.record_mean(f"planfirst/{name}", value)
@@ -146,10 +162,20 @@ class CorrectionMixin(PlanningMixin):
         granted = always if first else self.allowance.grant(self.num_timesteps, always, self.rng)
         self.always_on += always
         self.teach(granted, batch_size)
-        if self.num_timesteps % CHECK_EVERY < self.n_envs:
-            self.allowance.gate.check(self.configurator.residual(), float(self.thresholds.tau))
+        self.unseen += granted / max(gradient_steps, 1)
+        if self.unseen >= LOOK_EVERY:
+            self._look()
         for name, value in {**self.configurator.metrics(), **self.totals()}.items():
             self.logger.record(f"planfirst/{name}", value)
+
+    def _look(self) -> None:
+        """What the newest updates gained in imagination says whether the gate stays open."""
+        obs = self.replay_buffer.sample_obs(LOOKED_FROM)
+        gain = self.improvement.look(PlanModel(self.world_model), obs, self.gamma)
+        self.allowance.gate.look(self.num_timesteps, pays=gain.matters)
+        self.unseen = 0.0
+        for name, value in zip(Gain._fields, gain, strict=True):
+            self.logger.record(f"planfirst/gain_{name}", value)
 
     def teach(self, updates: int, batch_size: int) -> None:
         """Make so many updates of the background learner."""
@@ -157,7 +183,7 @@ class CorrectionMixin(PlanningMixin):
             super().train(updates, batch_size)
 
     def totals(self) -> dict[str, float]:
-        """What was decided so far: shares of steps and of gradients, and whether the critics' gate is open."""
+        """What was decided so far: shares of steps and of gradients, and how far the gate is open."""
         gradients = {name: count for name, count in self.updates.items() if name != "plans"}
         rl, steps = gradients["critic"] + gradients["actor"], max(sum(self.decided.values()), 1)
         return {
@@ -165,7 +191,7 @@ class CorrectionMixin(PlanningMixin):
             "rl_share": rl / max(sum(gradients.values()), 1),
             "rl_of_always_on": gradients["critic"] / max(self.always_on, 1),
             "refits_on_alarm": self.refits_on_alarm,
-            "gate": float(self.allowance.gate.is_open(self.num_timesteps)),
+            "gate": self.allowance.gate.share,
         }
 
     def ledger(self) -> dict[str, Any]:
@@ -181,23 +207,25 @@ class CorrectionMixin(PlanningMixin):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.allowance = allowance(self.learner, opening=self.opening, budget=self.budget, ratio=self.update_ratio)
+        self.improvement = Improvement(self.mode_1, self.most_likely)
 
     def extra_state(self) -> dict[str, Any]:
-        """As the planner's, with what may be spent."""
-        return {**super().extra_state(), "allowance": self.allowance.state_dict()}
+        """As the planner's, with what may be spent and what the last look saw."""
+        return {**super().extra_state(), **{name: getattr(self, name).state_dict() for name in _STATEFUL}}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
         super().load_extra_state(state)
-        self.allowance.load_state_dict(state["allowance"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "allowance"]
+        return [*super()._excluded_save_params(), *_STATEFUL]
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""
         ones = dict.fromkeys(("horizon", "policy_plans", "iterations", "follow"), 1)
-        for name, least in {**ones, "opening": 0, "update_ratio": 0}.items():
+        for name, least in {**ones, "opening": 0}.items():
             if not least <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.follow > self.horizon:
@@ -212,5 +240,6 @@ class CorrectionMixin(PlanningMixin):
             raise UserError(
                 f"elites must be between 1 and {own}, the candidates that are no policy_plans, got {self.elites}"
             )
-        if not 0.0 <= self.audit <= 1.0:
-            raise UserError(f"audit must be in [0, 1], got {self.audit}")
+        for name in ("audit", "update_ratio"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name} must be in [0, 1], got {getattr(self, name)}")
