@@ -15,7 +15,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
-from dyna import actor_critic
+from dyna import actor_critic, limits
 from dyna.actor_critic import Losses
 from dyna.base import DynaMixin
 from dyna.bounded import BoundedCritic, BoundedSACPolicy
@@ -87,14 +87,8 @@ class DHMBPO(DynaMixin, SAC):
     ) -> None:
         if isinstance(policy, type) and not issubclass(policy, BoundedSACPolicy):
             raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
-        for name, value, least in (
-            ("model_every", model_every, 1),
-            ("dream_every", dream_every, 1),
-            ("distribution_horizon", distribution_horizon, 0),
-            ("training_horizon", training_horizon, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
+        limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
+        limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
         if mask not in get_args(Mask):
             raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
         if batch_size < world_model.members:
@@ -128,9 +122,12 @@ class DHMBPO(DynaMixin, SAC):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        if self.gamma == 1.0:
+            raise UserError("gamma must be below 1, for values are bounded by 1 / (1 - gamma), got 1.0: try 0.999")
         if self._derives_starts:
             numbers = self.world_model.obs_size + self.world_model.action_size
             self.learning_starts = min(STARTS_PER_NUMBER * numbers, MOST_STARTS)
+            self._derives_starts = False  # what is loaded later may be told another number
 
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""

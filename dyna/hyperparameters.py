@@ -77,7 +77,7 @@ def check(cls: type[BaseAlgorithm], settings: Mapping[str, Any]) -> dict[str, An
     """The settings, normalised; raises UserError for an unknown key or a value that does not fit."""
     kind = _kind(cls, settings)
     checked: dict[str, Any] = kind.check(settings, "")
-    limits.check(checked)
+    limits.check({name: value for name, value in checked.items() if value is not None})  # types refuse other Nones
     kind.make(checked)  # a dataclass judges its values when it is made
     if "noise_std" in checked and checked.get("noise_type") is None:
         raise UserError(f"noise_std={checked['noise_std']} needs noise_type: set it to normal or ornstein-uhlenbeck")

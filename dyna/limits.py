@@ -21,31 +21,32 @@ _SHARES = (
 _COUNTS = (
     *("batch_size", "buffer_size", "cg_max_steps", "line_search_max_iter", "n_critic_updates", "n_delta", "n_epochs"),
     *("n_eval_episodes", "n_steps", "policy_delay", "stats_window_size", "sub_sampling_factor", "train_freq"),
-    *("target_update_interval", "model_every", "rollouts", "model_lifetime"),
+    *("target_update_interval", "model_every", "dream_every", "rollouts", "model_lifetime"),
 )
+_COUNTS_FROM_ZERO = ("learning_starts", "distribution_horizon", "training_horizon")
 _NOT_NEGATIVE = (
-    *("learning_rate", "learning_starts", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
+    *("learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
     *("noise_std", "rms_prop_eps", "target_policy_noise", "target_noise_clip", "target_kl", "cg_damping"),
 )
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES, (0, 1)),
     **dict.fromkeys(_COUNTS, (1, math.inf)),
-    **dict.fromkeys(_NOT_NEGATIVE, (0, math.inf)),
+    **dict.fromkeys((*_COUNTS_FROM_ZERO, *_NOT_NEGATIVE), (0, math.inf)),
     # -1: as many updates as there were steps, and no noise drawn anew within a rollout
     **dict.fromkeys(("gradient_steps", "sde_sample_freq"), (-1, math.inf)),
 }
 """The least and the most, both allowed but for infinity."""
 
 
-_WHOLE = frozenset((*_COUNTS, "learning_starts", "gradient_steps", "sde_sample_freq"))
+_WHOLE = frozenset((*_COUNTS, *_COUNTS_FROM_ZERO, "gradient_steps", "sde_sample_freq"))
 _OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
-"""What may be given as a schedule, a word or a pair, too; where None has no meaning, types refuse it."""
+"""What may be given as a schedule, a word, a pair or None, too."""
 
 
 def check(settings: Mapping[str, Any]) -> None:
     """Raise UserError for a number outside its range, or for what is none; names without a range are passed over."""
     for name, value in settings.items():
-        if name in RANGES and value is not None and (isinstance(value, Real) or name not in _OTHER):
+        if name in RANGES and (isinstance(value, Real) or name not in _OTHER):
             least, most = RANGES[name]
             fits = isinstance(value, Integral if name in _WHOLE else Real) and math.isfinite(value)
             if not (fits and least <= value <= most):

@@ -42,6 +42,7 @@ def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> Non
     assert agent.learning_starts == 75 * (3 + 1)
     agent.save(tmp_path / "agent.zip")
     assert DHMBPO.load(tmp_path / "agent.zip", env=gym.make("Pendulum-v1")).learning_starts == 300
+    assert DHMBPO.load(tmp_path / "agent.zip", env=gym.make("Pendulum-v1"), learning_starts=9).learning_starts == 9
     DHMBPO(env=gym.make("Pendulum-v1"), learning_starts=7).save(tmp_path / "given.zip")
     assert DHMBPO.load(tmp_path / "given.zip", env=gym.make("Pendulum-v1")).learning_starts == 7
 
@@ -120,6 +121,9 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
         ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
+        ({"distribution_horizon": 2.5}, "distribution_horizon must be a whole number of at least 0, got 2.5"),
+        ({"batch_size": None}, "batch_size must be a whole number of at least 1, got None"),
+        ({"gamma": 1.0}, r"gamma must be below 1, for values are bounded by 1 / \(1 - gamma\), got 1.0"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
         ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
     ],
