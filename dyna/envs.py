@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -158,7 +157,7 @@ def _normalized(env: VecEnv, config: RunConfig, *, training: bool) -> VecEnv:
 def _find(env_id: str) -> str | type[gym.Env[Any, Any]]:
     """An id that Gymnasium knows, or a class."""
     module_name, colon, name = env_id.rpartition(":")
-    module = _import(module_name, env_id) if colon else None
+    module = user_module(module_name, f"the environment {env_id!r}") if colon else None
     if name in registry.environments():
         return name
     if module is None:
@@ -170,21 +169,6 @@ def _find(env_id: str) -> str | type[gym.Env[Any, Any]]:
             raise UserError(f"{env_id!r} must be a gymnasium.Env class, got {found!r:.80}; there is {there or 'none'}")
         raise unknown("environment", env_id, (f"{module_name}:{key}" for key in there), see=_origin(module))
     return found
-
-
-def _import(name: str, env_id: str) -> ModuleType:
-    try:
-        return user_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise UserError(
-                f"no module {name!r} for the environment {env_id!r}: put {name.replace('.', '/')}.py into "
-                f"{os.getcwd()} or install the package"
-            ) from error
-        raise UserError(f"the module {name!r} of {env_id!r} needs {error.name!r}: install it") from error
-    except Exception as error:  # the module's own code
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"the module {name!r} of {env_id!r} cannot be imported: {what}") from error
 
 
 def _origin(module: ModuleType) -> str:

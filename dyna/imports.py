@@ -7,11 +7,26 @@ import os
 import sys
 from types import ModuleType
 
+from dyna.errors import UserError
 
-def user_module(name: str) -> ModuleType:
-    """The module of that name, from the current folder or installed; raises what its import raises."""
+
+def user_module(name: str, of: str) -> ModuleType:
+    """The module of that name, from the current folder or installed.
+
+    Raises UserError, in whose sentence `of` says what the module is for.
+    """
     search_here()
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UserError(
+                f"no module {name!r} for {of}: put {name.replace('.', '/')}.py into {os.getcwd()} or install the "
+                "package"
+            ) from error
+        raise UserError(f"the module {name!r} of {of} needs {error.name!r}: install it") from error
+    except Exception as error:  # the module's own code
+        raise UserError(f"the module {name!r} of {of} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def search_here() -> None:

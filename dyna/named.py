@@ -113,8 +113,11 @@ class FunctionNamed(Kind):
 
 def imported(address: str, name: str) -> Any:
     """What `module:attribute` stands for; raises UserError, with `name` in its sentence, where there is none."""
-    module, _, attribute = address.partition(":")
+    path, _, attribute = address.partition(":")
+    module = user_module(path, f"{name}={address!r}")
     try:
-        return getattr(user_module(module), attribute)
-    except Exception as error:  # the module's own code runs
-        raise UserError(f"{name}: {address!r} cannot be imported: {type(error).__name__}: {error}") from error
+        return getattr(module, attribute)
+    except AttributeError:
+        raise UserError(
+            f"{name}: the module {path!r} has no {attribute!r}, the nearest is {nearest(attribute, vars(module))!r}"
+        ) from None

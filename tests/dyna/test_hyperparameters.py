@@ -145,7 +145,7 @@ def test_values_are_typed_by_the_constructor(item: str, value: Any) -> None:
         ("policy_kwargs.activation_fn=rellu", "got 'rellu': the nearest is 'ReLU'"),
         ("policy=MlpPolic", "policy must be .* got 'MlpPolic': the nearest is 'MlpPolicy'"),
         ("policy=json:loads", "policy must be .*, got 'json:loads'"),
-        ("policy=no_such_module:Policy", "policy: 'no_such_module:Policy' cannot be imported"),
+        ("policy=no_such_module:Policy", "no module 'no_such_module' for policy='no_such_module:Policy': put"),
         ("noise_type=pink", "noise_type must be normal or ornstein-uhlenbeck"),
         ("noise_std=0.3", "noise_std=0.3 needs noise_type"),
     ],
@@ -228,6 +228,8 @@ def test_a_function_of_the_user_is_found_in_the_current_folder(tmp_path: Path, m
     assert hyperparameters.build(SAC, settings)["learning_rate"](0.5) == 0.25
 
 
-def test_a_function_that_is_not_there_is_refused_with_the_reason() -> None:
-    with pytest.raises(UserError, match="learning_rate: 'math:no_such' cannot be imported: AttributeError"):
-        hyperparameters.parse(SAC, ["learning_rate=math:no_such"])
+def test_a_function_that_is_not_there_is_refused_with_what_to_do() -> None:
+    with pytest.raises(UserError, match="learning_rate: the module 'math' has no 'sqr', the nearest is 'sqrt'"):
+        hyperparameters.parse(SAC, ["learning_rate=math:sqr"])
+    with pytest.raises(UserError, match="no module 'mth' for learning_rate='mth:sqrt': put mth.py into /.* or install"):
+        hyperparameters.parse(SAC, ["learning_rate=mth:sqrt"])
