@@ -10,6 +10,8 @@ import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
+from dyna.errors import UserError
+
 Respond = Callable[[Tensor, Tensor, bool, torch.Generator], tuple[Tensor, Tensor] | None]
 """Observations [B, S], what their plans start from [B, ...], whether to draw nothing, and a generator for the search ->
 actions [B, A] in [-1, 1] and what the next plans start from [B, ...]; None while there is nothing to plan with."""
@@ -31,7 +33,15 @@ class ForesightMixin(BasePolicy):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """SB3's predict; with `deterministic`, every plan draws the same random numbers, else those of torch."""
+        """SB3's predict; with `deterministic`, every plan draws the same random numbers, else those of torch.
+
+        Raises UserError for a policy without its agent.
+        """
+        if not hasattr(self, "respond"):
+            raise UserError(
+                f"a {type(self).__name__} plans with its agent's world model, and this one was made or loaded without "
+                "an agent: load the agent and call its predict"
+            )
         obs, vectorized = self.obs_to_tensor(observation)
         assert isinstance(obs, Tensor)  # Dict observations are refused
         warm = self.blank.repeat(len(obs), *[1] * (self.blank.dim() - 1))
