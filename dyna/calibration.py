@@ -106,8 +106,8 @@ class Thresholds(nn.Module):
     ) -> None:
         """Set them from rows that the model was not trained on [B, .], tau [] and bias []."""
         scores = surprise(model, held)
-        self.heads.copy_(conformal_quantile(scores, miss_rate))
-        self.wide.copy_(conformal_quantile(scores, miss_rate / 2))
+        self.heads.copy_(_sets(scores, held.terminated, miss_rate))
+        self.wide.copy_(_sets(scores, held.terminated, miss_rate / 2))
         self.disagreement.copy_(conformal_quantile(disagreement(model, held.obs, held.action), miss_rate))
         self.tau.copy_(tau)
         self.bias.copy_(bias)
@@ -119,6 +119,19 @@ class Thresholds(nn.Module):
     def missed(self, scores: Tensor) -> Tensor:
         """Whether scores [3, B] lie outside the prediction sets: bool [3, B]."""
         return scores > self.heads[:, None]
+
+
+def _sets(scores: Tensor, terminated: Tensor, miss_rate: float) -> Tensor:
+    """Thresholds [3] from scores [3, B] of held-out rows, of which [B] ended the task.
+
+    Ends are so rare that a set which misses one row in ten may miss them all, and windows close with an end far more
+    often than a row is one. So the termination head's threshold is the higher of those of ends and of other rows alone
+    (label-conditional sets: Vovk 2012, 1209.2673). With fewer than nine ends it is infinite, and only what the head's
+    errors cost in return is held against it.
+    """
+    heads = conformal_quantile(scores, miss_rate)
+    kinds = [conformal_quantile(scores[-1, terminated == ended], miss_rate) for ended in (0.0, 1.0)]
+    return torch.cat([heads[:-1], torch.stack(kinds).amax(0, keepdim=True)])
 
 
 def _squared(mean: Tensor, log_var: Tensor, target: Tensor) -> Tensor:

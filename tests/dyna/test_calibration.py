@@ -81,6 +81,28 @@ def test_each_head_is_surprised_by_its_own_errors_alone(model: GaussianEnsemble,
         assert share > 0.8 if name == head else share < 0.5, name
 
 
+def ends(of: Transitions) -> Transitions:
+    return Transitions(*(part[of.terminated > 0] for part in of))
+
+
+def test_ends_are_missed_no_more_often_than_other_rows(model: GaussianEnsemble) -> None:
+    thresholds, held, new = Thresholds(), rows(2_000, seed=1), ends(rows(10_000, seed=2))
+    thresholds.freeze(model, held, torch.tensor(0.3), torch.tensor(0.1))
+    assert len(ends(held).obs) < 0.1 * len(held.obs) and len(new.obs) > 300
+    assert float(thresholds.missed(surprise(model, new))[2].float().mean()) < 0.15
+
+
+@pytest.mark.parametrize(("known", "finite"), [(0, False), (8, False), (9, True)])
+def test_too_few_ends_say_nothing_about_what_an_end_may_be_like(
+    model: GaussianEnsemble, known: int, finite: bool
+) -> None:
+    thresholds, held = Thresholds(), rows(1_000, seed=1)
+    kept = (held.terminated == 0) | (held.terminated.cumsum(0) <= known)
+    thresholds.freeze(model, Transitions(*(part[kept] for part in held)), torch.tensor(0.3), torch.tensor(0.1))
+    assert thresholds.heads.isfinite().tolist() == [True, True, finite]
+    assert thresholds.wide.isfinite().tolist() == [True, True, False]
+
+
 def test_a_reward_that_the_expected_state_explains_is_no_surprise(model: GaussianEnsemble) -> None:
     thresholds = Thresholds()
     thresholds.freeze(model, rows(1_000, seed=1), torch.tensor(0.3), torch.tensor(0.1))
