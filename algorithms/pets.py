@@ -70,6 +70,10 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
     :param stats_window_size: Episodes over which logged returns and lengths are averaged.
     """
 
+    plays_by = (
+        *("planner", "horizon", "candidates", "elites", "iterations", "particles", "propagation", "bfloat16"),
+        *("reward_fn", "termination_fn"),
+    )
     policy_aliases = {"MlpPolicy": PlanningPolicy}
     policy: PlanningPolicy
 

@@ -59,6 +59,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
     """
 
+    plays_by = (*CorrectionMixin.plays_by, "temperature")
     policy_aliases = {"MlpPolicy": PlanFirstPolicy}
     policy: PlanFirstPolicy
 

@@ -66,6 +66,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
     :param distil: Not for discrete actions.
     """
 
+    plays_by = (*CorrectionMixin.plays_by, "imagined_epsilon")
     policy_aliases = {"MlpPolicy": DiscretePlanFirstPolicy}
     policy: DiscretePlanFirstPolicy
 

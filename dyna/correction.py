@@ -8,7 +8,7 @@ ledger tells what was planned, learnt and refitted.
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -57,6 +57,11 @@ class CorrectionMixin(PlanningMixin):
     :param centred: Count as the critics' error only what differs from their residual everywhere.
     """
 
+    plays_by: ClassVar[tuple[str, ...]] = (
+        *("horizon", "candidates", "policy_plans", "elites", "iterations", "pessimism", "terminal_value", "acting"),
+        *("gamma", "reward_fn", "termination_fn"),
+    )
+    """Hyperparameters that what it does depends on when it has learned."""
     model_every: int
     allowance: Allowance
     improvement: Improvement

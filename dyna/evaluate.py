@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from dyna import agents, envs, plain, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
-from dyna.foresight import ForesightMixin
 from dyna.guard import EnvironmentFailed
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
@@ -131,9 +130,9 @@ def evaluate_run(
 ) -> Evaluation:
     """Play episodes with the best or the last model of a run; `how` is what `evaluate` takes.
 
-    `hyperparameters` are laid over those of the training; another `reward_fn` is for agents that plan, which then aim
-    at it without learning. A run that was never evaluated has no best model: its last one plays. Runs no code that the
-    run folder holds; raises UserError.
+    `hyperparameters` are laid over those of the training, and must be ones by which an agent plays that plans; with
+    another `reward_fn` it aims at that one without learning. A run that was never evaluated has no best model: its last
+    one plays. Runs no code that the run folder holds; raises UserError.
     """
     run, changed = runs.open(run_path), dict(hyperparameters or {})
     weights = _weights(run, which)
@@ -141,17 +140,23 @@ def evaluate_run(
 
     def player(env: VecEnv) -> BaseAlgorithm:
         model = agents.make_player(config, env)
-        if "reward_fn" in changed and not isinstance(model.policy, ForesightMixin):
-            raise UserError(
-                f"{config.algo} acts by what it learned for its own reward, so reward_fn={changed['reward_fn']} would "
-                "change nothing: only an agent that plans takes another reward"
-            )
+        _refuse_unplayed(config.algo, changed, getattr(model, "plays_by", ()))
         if "reward_fn" in changed and "acting" not in changed and hasattr(model, "acting"):
             model.acting = "plan"  # its policy knows the old reward alone
         agents.load(model, weights)
         return model
 
     return evaluate(config, player, episodes, **how)
+
+
+def _refuse_unplayed(algo: str, changed: Mapping[str, Any], plays_by: Sequence[str]) -> None:
+    """Raise UserError for a hyperparameter that would change nothing."""
+    for name, value in changed.items():
+        if name not in plays_by:
+            others = f"it plays by {', '.join(plays_by)}" if plays_by else "only an agent that plans takes others"
+            raise UserError(
+                f"{algo} acts by what it learned, so {name}={plain.shown(value)} would change nothing: {others}"
+            )
 
 
 def evaluate(

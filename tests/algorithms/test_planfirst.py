@@ -366,6 +366,9 @@ def test_another_reward_is_planned_for_without_learning(run: Run, capsys: pytest
     assert cli.main(play) == cli.main([*play, *changed]) == 0
     own, other = capsys.readouterr().out.splitlines()
     assert own.startswith("return ") and other.startswith("return ") and own != other
+    assert cli.main([*play, "-p", "follow=2"]) == 2
+    said = "planfirst acts by what it learned, so follow=2 would change nothing: it plays by horizon, candidates, "
+    assert said in capsys.readouterr().err
 
 
 def test_another_reward_is_refused_where_nobody_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,4 +376,4 @@ def test_another_reward_is_refused_where_nobody_plans(tmp_path: Path, capsys: py
     settings = RunConfig(env="Pendulum-v1", algo="mbpo", steps=40, eval_every=0, hyperparameters=tiny, runs=tmp_path)
     path = train(settings, progress=False).path
     assert cli.main(["eval", str(path), "--reward", "tests.algorithms.test_planfirst:spinning"]) == 2
-    assert "mbpo acts by what it learned for its own reward" in capsys.readouterr().err
+    assert "mbpo acts by what it learned, so reward_fn=" in capsys.readouterr().err

@@ -55,6 +55,14 @@ def test_the_same_seed_plays_the_same_episodes(run: runs.Run) -> None:
     assert evaluate_run(run.path, 3, seed=5).lengths != evaluate_run(run.path, 3, seed=6).lengths
 
 
+def test_a_hyperparameter_that_changes_nothing_is_refused(run: runs.Run) -> None:
+    sentence = "dqn acts by what it learned, so learning_rate=0.5 would change nothing: only an agent that plans takes"
+    with pytest.raises(UserError, match=sentence):
+        evaluate_run(run.path, 1, hyperparameters={"learning_rate": 0.5})
+    with pytest.raises(UserError, match="unknown hyperparameter 'learnin_rate'"):
+        evaluate_run(run.path, 1, hyperparameters={"learnin_rate": 0.5})
+
+
 def test_no_zip_is_opened(run: runs.Run) -> None:
     expected = evaluate_run(run.path, 2)
     for name in ("best_model.zip", "last_model.zip"):
