@@ -82,8 +82,8 @@ class Gated(Allowance):
 
     def share(self, rng: torch.Generator) -> float:
         """The gate's, and a burst."""
-        burst = min(self.saved, self.budget.burst - 1.0) if self.gate.alarmed else 0.0
-        share = max(self.gate.share, self.budget.floor) + burst
+        wanted = self.gate.share * self.budget.burst if self.gate.alarmed else self.gate.share
+        share = max(min(wanted, self.saved + 1.0), self.budget.floor)
         self.saved = min(self.saved + 1.0 - share, self.budget.capacity)
         return share
 

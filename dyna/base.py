@@ -84,6 +84,10 @@ class DynaMixin(OffPolicyAlgorithm):
         fresh = self._fitted_at is None or self.num_timesteps < self._fitted_at
         return fresh or self.num_timesteps - self._fitted_at >= every  # type: ignore[operator]
 
+    def lessons(self, rows: int) -> Tensor | None:
+        """From which of so many real transitions, oldest first, the heads of the model learn, [B, 3]; None is all."""
+        return None
+
     def fit_world_model(self) -> None:
         """Refit the ensemble on all real transitions and measure the truncation rule's thresholds on them.
 
@@ -93,7 +97,7 @@ class DynaMixin(OffPolicyAlgorithm):
         self._rescore(data)
         self._audit(data)
         self._fitted_at = self.num_timesteps
-        self.world_model_metrics = self.world_model.fit(data, rng=self.rng)
+        self.world_model_metrics = self.world_model.fit(data, rng=self.rng, lessons=self.lessons(len(data.obs)))
         self.updates["model"] += int(self.world_model_metrics["updates"])
         self.truncate.calibrate(self.world_model, data, self.imagination_policy, rng=self.rng)
         for name, value in self.world_model_metrics.items():

@@ -7,6 +7,7 @@ ledger tells what was planned, learnt and refitted.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any, ClassVar, get_args
 
@@ -15,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 
+from dyna import forgetting
 from dyna.allowances import Allowance, Kind, allowance
 from dyna.budgets import Budget
 from dyna.calibration import HEADS, disagreement
@@ -28,7 +30,11 @@ from dyna.plans import Score
 
 LOOK_EVERY = 100  # steps whose updates, as a learner makes them that is always on, are worth a look at what they gained
 LOOKED_FROM = 64  # states
+GROWTH = 1.5  # of the steps since a change: from then on a refit is due
+FEWEST = 50  # steps since a suspected change from which on it can be judged
 _STATEFUL = ("allowance", "improvement")
+
+log = logging.getLogger("dyna")
 
 
 class CorrectionMixin(PlanningMixin):
@@ -52,7 +58,8 @@ class CorrectionMixin(PlanningMixin):
     :param opening: Environment steps in which the learner is always on, whatever it is.
     :param budget: What a gated learner spends.
     :param update_ratio: Share of an always-on learner's updates that the learners constant and random make.
-    :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps.
+    :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps,
+        and let that head forget what it learnt before, if it then clearly tells new steps better.
     :param pooled: One detector for all parts instead of one each.
     :param centred: Count as the critics' error only what differs from their residual everywhere.
     """
@@ -96,7 +103,9 @@ class CorrectionMixin(PlanningMixin):
         self.refit_on_alarm, self.pooled, self.centred = refit_on_alarm, pooled, centred
         self.always_on = 0  # updates that a learner that is always on would have made
         self.unseen = 0.0  # steps whose updates, as such a learner makes them, came after the last look
-        self.refits_on_alarm, self._refit_asked = 0, False
+        self.refits_on_alarm, self.forgot = 0, 0
+        self.suspected: dict[str, int] = {}  # heads by the step since which an alarm says that they are wrong
+        self.changed_at: dict[str, int] = {}  # heads that have forgotten, by the step from which on they learn
         self._check()
         super().__init__(policy, env, **background)  # type: ignore[arg-type]  # None while SB3 loads
 
@@ -134,26 +143,57 @@ class CorrectionMixin(PlanningMixin):
 
     def correct(self, verdict: Verdict) -> None:
         """Log an outcome; an alarm opens the gate, and for a head of the world model it may ask for a refit."""
-        if verdict.alarms:
-            self.allowance.gate.open(" and ".join(verdict.alarms))
-        self._refit_asked |= self.refit_on_alarm and any(name in HEADS for name in verdict.alarms)
+        for name in verdict.alarms:
+            self.allowance.gate.alarm(name)
+        if self.refit_on_alarm:
+            for name in set(verdict.alarms) & set(HEADS):
+                since = self.num_timesteps - self.horizon * self.configurator.detectors.age(name)
+                self.suspected[name] = max(since, self.changed_at.get(name, since))
         for name, value in metrics_of(verdict).items():
             self.logger.record_mean(f"planfirst/{name}", value)
 
     @property
     def answers_alarm(self) -> bool:
         """Whether updates are made because of an alarm, so that they should begin where outcomes were surprising."""
-        return self.learner == "gated" and self.allowance.gate.alarmed and self.configurator.outcomes.size > 0
+        return self.learner == "gated" and bool(self.allowance.gate.alarmed) and self.configurator.outcomes.size > 0
 
     def is_fit_due(self, every: int) -> bool:
-        """As ever, and after an alarm for a head of the model."""
-        return super().is_fit_due(every) or (self._refit_asked and super().is_fit_due(self.horizon))
+        """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
+        now, asked = self.num_timesteps, False
+        if self.suspected:
+            asked = now - max(self.suspected.values()) >= FEWEST
+        if self.changed_at and self._fitted_at is not None:
+            changed = max(self.changed_at.values())
+            asked |= now - changed >= GROWTH * (self._fitted_at - changed)
+        return super().is_fit_due(every) or (asked and super().is_fit_due(self.horizon))
+
+    def lessons(self, rows: int) -> Tensor | None:
+        """Of a head that has forgotten, the steps since then."""
+        return self._lessons(rows, self.changed_at)
 
     def fit_world_model(self) -> None:
-        """As ever, and count the fits that an alarm asked for."""
-        self.refits_on_alarm += self._refit_asked
-        self._refit_asked = False
+        """As ever; after an alarm, a head forgets what was before where it then tells new steps better."""
+        suspected, self.suspected = self.suspected, {}
+        if not suspected:
+            return super().fit_world_model()
+        self.refits_on_alarm += 1
+        data = self.replay_buffer.all_transitions()
+        lessons = self._lessons(len(data.obs), {**self.changed_at, **suspected})
+        if lessons is not None and FEWEST <= (lessons.amin(1) == 1).sum() < len(lessons):
+            how: dict[str, Any] = {"familiar": self.thresholds.disagreement, "rng": self.rng}
+            wrong = dict(zip(HEADS, forgetting.outdated(self.world_model, data, lessons, **how), strict=True))
+            if heads := [name for name in suspected if wrong[name]]:
+                self.changed_at |= {name: suspected[name] for name in heads}
+                self.forgot += 1
+                log.info("%s: the world changed about step %d", " and ".join(heads), suspected[heads[0]])
         super().fit_world_model()
+
+    def _lessons(self, rows: int, since: dict[str, int]) -> Tensor | None:
+        """Lessons [B, 3] of heads that learn from certain steps on; None where all learn from all rows."""
+        ages = [self.num_timesteps - since[name] if name in since else rows for name in HEADS]
+        if min(ages) >= rows:
+            return None
+        return (torch.arange(rows, 0, -1)[:, None] <= torch.tensor(ages)).float().to(self.device)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Refit where it is due, then learn as far as the allowance goes."""
@@ -196,6 +236,7 @@ class CorrectionMixin(PlanningMixin):
             "rl_share": rl / max(sum(gradients.values()), 1),
             "rl_of_always_on": gradients["critic"] / max(self.always_on, 1),
             "refits_on_alarm": self.refits_on_alarm,
+            "forgot": self.forgot,
             "gate": self.allowance.gate.share,
         }
 
@@ -213,6 +254,14 @@ class CorrectionMixin(PlanningMixin):
         super()._setup_model()
         self.allowance = allowance(self.learner, opening=self.opening, budget=self.budget, ratio=self.update_ratio)
         self.improvement = Improvement(self.mode_1, self.most_likely)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        before = self.num_timesteps
+        result = super()._setup_learn(*args, **kwargs)
+        if (back := before - self.num_timesteps) > 0:  # steps are counted anew, and the replay is what it was
+            self.changed_at = {name: step - back for name, step in self.changed_at.items()}
+            self.suspected = {}
+        return result
 
     def extra_state(self) -> dict[str, Any]:
         """As the planner's, with what may be spent and what the last look saw."""

@@ -6,7 +6,8 @@ moments at which a change may have happened,
     R <- (1 + R) (1 + bet (miss - alpha)),        alarm at R >= A
 
 and while they do, R - n is a supermartingale: the mean time to a false alarm is at least A, whatever else they depend
-on. Misses must not overlap: of windows of H steps every H-th is fed.
+on. Misses must not overlap: of windows of H steps every H-th is fed. When the change happened is told by CUSUM (Page
+1954): it is most likely the last time that no evidence was left.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Detectors:
         self.outcomes = 0
         self.misses = torch.zeros(len(names), dtype=torch.int64)
         self.alarms = torch.zeros(len(names), dtype=torch.int64)
+        self.cusum = torch.zeros(len(names), dtype=torch.float64)
+        self.ages = torch.zeros(len(names), dtype=torch.int64)  # outcomes since the likeliest moment of a change
 
     def hear(self, missed: Tensor) -> list[str]:
         """One more outcome, bool [names]; returns the names for which an alarm is raised, and starts them anew."""
@@ -46,10 +49,16 @@ class Detectors:
         self.misses += missed
         heard = missed.any().expand(len(self.names)) if self.pooled else missed
         self.evidence = evidence(self.evidence, heard)
+        self.cusum = (self.cusum + (1.0 + BET * (heard.to(torch.float64) - MISS_RATE)).log()).clamp_min(0.0)
+        self.ages = torch.where(self.cusum > 0, self.ages + 1, 0)
         raised = self.evidence >= ALARM
         self.alarms += raised
         self.evidence = torch.where(raised, 0.0, self.evidence)
         return [name for name, alarm in zip(self.names, raised.tolist(), strict=True) if alarm]
+
+    def age(self, name: str) -> int:
+        """Outcomes since the moment at which that part most likely began to be wrong; 0 where nothing says so."""
+        return int(self.ages[self.names.index(name)])
 
     def base_rates(self) -> dict[str, float]:
         """Share of all outcomes that each missed."""
@@ -57,7 +66,7 @@ class Detectors:
 
     def state_dict(self) -> dict[str, Any]:
         """What was heard so far."""
-        kept = {name: getattr(self, name) for name in ("evidence", "misses", "alarms")}
+        kept = {name: getattr(self, name) for name in ("evidence", "misses", "alarms", "cusum", "ages")}
         return {**kept, "outcomes": self.outcomes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

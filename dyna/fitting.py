@@ -18,16 +18,15 @@ from torch import Tensor
 from dyna import audit
 from dyna.errors import Diverged, RunFailed
 from dyna.imagination import Z90
+from dyna.scoring import Best, gaussian_loss, mean_of, scores
 from dyna.types import Outcome, Transitions
 
 if TYPE_CHECKING:
-    from dyna.networks import EnsembleMLP
     from dyna.world_model import GaussianEnsemble
 
 HOLDOUT_ROWS = 5_000  # at most
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of each candidate
-NEGLIGIBLE = 1e-4  # of a target's variance: a gain below it is none, or a noiseless task would be fitted for ever
 FEW_ENDS = 10  # terminal rows below which all are trained on
 NEVER = 50.0  # nats that the odds of termination are lowered by
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
@@ -36,11 +35,15 @@ GROWTH = 4  # the choice is made again when the data has grown so many times
 log = logging.getLogger("dyna")
 
 
-def fit(model: GaussianEnsemble, data: Transitions, *, rng: torch.Generator) -> dict[str, float]:
+def fit(
+    model: GaussianEnsemble, data: Transitions, *, rng: torch.Generator, lessons: Tensor | None = None
+) -> dict[str, float]:
     """Fit the ensemble to all real transitions [B, .]; returns metrics, errors in units of the data's spread.
 
-    Raises UserError when an exact reward or termination function disagrees with the data, RunFailed when the data or
-    the loss is not finite.
+    `lessons` [B, 3] in [0, 1] say how much of next state, reward and termination may be learned from a row, where not
+    all may. Half of a batch are then rows that teach all three wholly, of which there must be some. Raises UserError
+    when an exact reward or termination function disagrees with the data, RunFailed when the data or the loss is not
+    finite.
     """
     _check(data)
     audits = audit.compare(model, data)
@@ -50,19 +53,33 @@ def fit(model: GaussianEnsemble, data: Transitions, *, rng: torch.Generator) -> 
             torch.manual_seed(int(torch.randint(2**31, (), generator=rng, device=rng.device)))
             _choose_target(model, data, rng)
     train, held = split(data, model.settings.holdout)
+    taught = asked = None
+    if lessons is not None:
+        is_held = held_out(data, model.settings.holdout)
+        taught, asked = lessons[~is_held], lessons[is_held]
+        if not (asked.amin(1) == 1).any():  # then training rows must do
+            held, asked = data, lessons
     _set_normalisers(model, train)
-    updates = _train(model, train, held, rng)
+    updates = _train(model, train, held, rng, taught, asked)
     model.fits += 1
     terminals = float(data.terminated.sum())
     if terminals == 0 and model.version == 1 and model.termination_fn is None:
         log.info("no step has terminated yet: until one does, the world model imagines that episodes never end")
     disagreements = {f"{each.name}_disagreements": float(each.wrong.sum()) for each in audits}
+    if asked is not None:
+        held = _those(held, asked.amin(1) == 1)  # the world as it is
     sizes = {"rows": len(data.obs), "terminals": terminals, "updates": updates}
     return {**holdout_metrics(model, held), **disagreements, **sizes}
 
 
 def split(data: Transitions, share: float) -> tuple[Transitions, Transitions]:
-    """Training and held-out rows; a row's own bits decide, so that no row is held out after it was trained on.
+    """Training and held-out rows, see `held_out`."""
+    held = held_out(data, share)
+    return _those(data, ~held), _those(data, held)
+
+
+def held_out(data: Transitions, share: float) -> Tensor:
+    """Which rows are held out, bool [B]; a row's own bits decide, so that none is held out after it was trained on.
 
     `share` of the rows is held out, 5,000 at most; of fewer than 10 terminal rows, none. Raises RunFailed for one row.
     """
@@ -76,7 +93,7 @@ def split(data: Transitions, share: float) -> tuple[Transitions, Transitions]:
     if held.all() or not held.any():
         held = torch.zeros_like(held)
         held[1 :: max(2, round(1 / share))] = True
-    return Transitions(*(part[~held] for part in data)), Transitions(*(part[held] for part in data))
+    return held
 
 
 def holdout_metrics(model: GaussianEnsemble, held: Transitions) -> dict[str, float]:
@@ -195,58 +212,44 @@ class Rows(NamedTuple):
     next_obs: Tensor  # [B, S] raw
     terminated: Tensor  # [B]
     resample: Tensor  # [E, B] row numbers: each member's own bootstrap of the rows, or all of them
+    lessons: Tensor | None = None  # [B, 3] how much may be learned from them, where that is not all
 
 
-def normalised(model: GaussianEnsemble, data: Transitions, rng: torch.Generator) -> Rows:
+def normalised(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, lessons: Tensor | None = None) -> Rows:
     y = (_targets(model, data) - model.y_mean) / model.y_std
     shape = (model.settings.members, len(y))
     if model.settings.bootstrap:
         resample = torch.randint(len(y), shape, generator=rng, device=y.device)
     else:
         resample = torch.arange(len(y), device=y.device).expand(shape)
-    return Rows(model.normalise_input(data.obs, data.action), y, data.next_obs, data.terminated, resample)
+    if lessons is not None:
+        whole = (lessons.amin(1) == 1).nonzero().squeeze(1)
+        resample = resample.clone()
+        resample[:, ::2] = whole[torch.randint(len(whole), resample[:, ::2].shape, generator=rng, device=y.device)]
+    return Rows(model.normalise_input(data.obs, data.action), y, data.next_obs, data.terminated, resample, lessons)
 
 
-class _Best:
-    """The weights with which each member of an ensemble did best on held-out rows.
+def _train(
+    model: GaussianEnsemble,
+    train: Transitions,
+    held: Transitions,
+    rng: torch.Generator,
+    taught: Tensor | None,
+    asked: Tensor | None,
+) -> int:
+    """Train until no member's held-out error improves; each member keeps its best weights. Returns the steps.
 
-    Squared error decides; among weights of equal error (within `improvement`) the likelihood does, because variances
-    are learned after means.
+    `taught` and `asked` [B, 3] are the lessons of the training and of the held-out rows.
     """
-
-    def __init__(self, network: EnsembleMLP, score: _Score) -> None:
-        self.parameters = list(network.parameters())
-        self.weights = [parameter.detach().clone() for parameter in self.parameters]
-        self.score = score
-
-    def offer(self, score: _Score, improvement: float) -> bool:
-        """Keep the weights of the members that did better; says whether any member's error fell."""
-        fell = score.error < self.score.error * (1 - improvement) - NEGLIGIBLE
-        equal = score.error <= self.score.error * (1 + improvement) + NEGLIGIBLE
-        better = fell | (equal & (score.loss < self.score.loss))
-        self.score = _Score(*(torch.where(better, new, old) for new, old in zip(score, self.score, strict=True)))
-        for kept, parameter in zip(self.weights, self.parameters, strict=True):
-            kept[better] = parameter.detach()[better]
-        return bool(fell.any())
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the best weights back into the network."""
-        for kept, parameter in zip(self.weights, self.parameters, strict=True):
-            parameter.copy_(kept)
-
-
-def _train(model: GaussianEnsemble, train: Transitions, held: Transitions, rng: torch.Generator) -> int:
-    """Train until no member's held-out error improves; each member keeps its best weights. Returns the steps."""
     settings, adam = model.settings, optimiser(model)
     _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
-        held = Transitions(*(torch.cat([part, ends]) for part, ends in zip(held, _ends(train), strict=True)))
-    rows, test = normalised(model, train, rng), normalised(model, held, rng)
+        ends = train.terminated > 0
+        held = Transitions(*(torch.cat([part, more]) for part, more in zip(held, _those(train, ends), strict=True)))
+        asked = None if asked is None or taught is None else torch.cat([asked, taught[ends]])
+    rows, test = normalised(model, train, rng, taught), normalised(model, held, rng)._replace(lessons=asked)
     window = min(max(math.ceil(len(train.obs) / settings.batch_size), 25), 100)
-    best = [
-        _Best(*pair) for pair in zip((model.state_network, model.outcome_network), scores(model, test), strict=True)
-    ]
+    best = [Best(*pair) for pair in zip((model.state_network, model.outcome_network), scores(model, test), strict=True)]
     updates = idle = 0
     while idle < settings.patience and updates < settings.max_updates:
         steps = min(window, settings.max_updates - updates)
@@ -283,19 +286,15 @@ def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int) -> Ten
     x, y, next_obs, terminated = (part.index_select(0, flat).view(*index.shape, *part.shape[1:]) for part in rows[:4])
     state, outcome = model.state_head(x[:, extra:]), model.outcome_head(x, next_obs)
     beta = model.settings.beta
-    loss = gaussian_loss(state.mean, state.log_var, y[:, extra:, :-1], beta).mean()
-    loss = loss + gaussian_loss(outcome.mean[:, extra:], outcome.log_var[:, extra:], y[:, extra:, -1], beta).mean()
-    return len(index) * (loss + F.binary_cross_entropy_with_logits(outcome.logit, terminated))
-
-
-def gaussian_loss(mean: Tensor, log_var: Tensor, target: Tensor, beta: float = 0.0) -> Tensor:
-    """Negative log-likelihood without its constant, element by element, weighed by the variance to the power `beta`.
-
-    By likelihood alone, what is predicted badly gets a large variance and is then hardly learnt from any more; with
-    `beta` 1, means learn as from squared error (Seitzer et al. 2022, 2203.09168).
-    """
-    loss = 0.5 * ((mean - target).square() * (-log_var).exp() + log_var)
-    return loss * (beta * log_var.detach()).exp() if beta else loss
+    by_state = gaussian_loss(state.mean, state.log_var, y[:, extra:, :-1], beta)
+    by_reward = gaussian_loss(outcome.mean[:, extra:], outcome.log_var[:, extra:], y[:, extra:, -1], beta)
+    if rows.lessons is None:
+        by_end = F.binary_cross_entropy_with_logits(outcome.logit, terminated)
+        return len(index) * (by_state.mean() + by_reward.mean() + by_end)
+    of_state, of_reward, of_end = rows.lessons[index].unbind(-1)
+    by_end = F.binary_cross_entropy_with_logits(outcome.logit, terminated, reduction="none")
+    taught = mean_of(by_state.mean(-1), of_state[:, extra:]) + mean_of(by_reward, of_reward[:, extra:])
+    return len(index) * (taught + mean_of(by_end, of_end))
 
 
 def _draw_batches(model: GaussianEnsemble, rows: Rows, updates: int, rng: torch.Generator) -> tuple[Tensor, int]:
@@ -328,32 +327,8 @@ def _set_oversampling(model: GaussianEnsemble, terminated: Tensor) -> None:
     model.log_oversampling.fill_(surplus if ends else NEVER)
 
 
-def _ends(data: Transitions) -> Transitions:
-    return Transitions(*(part[data.terminated > 0] for part in data))
-
-
-class _Score(NamedTuple):
-    """How each member does on held-out rows, normalised units."""
-
-    error: Tensor  # [E] never negative, so that "1 % better" has a meaning
-    loss: Tensor  # [E] negative log-likelihood
-
-
-@torch.no_grad()
-def scores(model: GaussianEnsemble, rows: Rows) -> tuple[_Score, _Score]:
-    """Of the state networks, and of the outcome networks (reward, and termination's log-loss in both parts)."""
-    x = rows.x.expand(model.settings.members, *rows.x.shape)
-    state, y = model.state_head(x), rows.y[:, :-1]
-    outcome, reward = model.outcome_head(x, rows.next_obs.expand(len(x), *rows.next_obs.shape)), rows.y[:, -1]
-    logit = outcome.logit - model.log_oversampling
-    ends = F.binary_cross_entropy_with_logits(logit, rows.terminated.expand_as(logit), reduction="none").mean(dim=1)
-    return (
-        _Score((state.mean - y).square().mean(dim=(1, 2)), gaussian_loss(*state, y).mean(dim=(1, 2))),
-        _Score(
-            (outcome.mean - reward).square().mean(dim=1) + ends,
-            gaussian_loss(outcome.mean, outcome.log_var, reward).mean(dim=1) + ends,
-        ),
-    )
+def _those(data: Transitions, rows: Tensor) -> Transitions:
+    return Transitions(*(part[rows] for part in data))
 
 
 def optimiser(model: GaussianEnsemble) -> torch.optim.AdamW:

@@ -1,12 +1,15 @@
-"""A gate for learning: wide open at first and after an alarm, narrower each time that learning was seen not to pay."""
+"""A gate for learning: wide open at first and after an alarm, narrower each time that learning was seen not to pay.
+
+An alarm is believed as far as learning paid after the last ones of that part.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-NARROWER = 0.5
-"""By which factor a gate closes at a look that finds no gain."""
+NARROWER = 0.25
+"""By which factor a gate closes at a look that finds no gain, and the belief in an alarm that was followed by one."""
 
 
 @dataclass
@@ -19,24 +22,38 @@ class Gate:
     """Of the updates that a learner makes which is always on."""
     reason: str = field(default="nothing is known yet", kw_only=True)
     """Why it is as wide as it is."""
-    alarmed: bool = field(default=False, kw_only=True)
-    """Whether an alarm opened it, and no look since then found learning useless."""
+    alarmed: set[str] = field(default_factory=set, kw_only=True)
+    """The parts whose alarms opened it, until a look finds that learning does not pay."""
+    belief: dict[str, float] = field(default_factory=dict, kw_only=True)
+    """Parts whose alarms are not wholly believed, and how far they open it."""
 
-    def open(self, reason: str) -> None:
-        """Open it because of an alarm."""
-        self.alarmed, self.share, self.reason = True, 1.0, reason
+    def alarm(self, part: str) -> None:
+        """Open it because of an alarm of a part."""
+        belief = self.belief.get(part, 1.0)
+        if belief > self.share:
+            self.share, self.reason = belief, part
+        self.alarmed.add(part)
 
     def look(self, step: int, *, pays: bool) -> None:
-        """At an environment step it was seen whether the last updates paid: open it, or close it by half."""
+        """At an environment step it was seen whether the last updates paid: open it, or close it further."""
         if pays:
             self.share, self.reason = 1.0, "learning pays"
+            self.belief = {part: belief for part, belief in self.belief.items() if part not in self.alarmed}
         elif step >= self.opening:
-            self.alarmed, self.share, self.reason = False, self.share * NARROWER, "learning does not pay"
+            self.share, self.reason = self.share * NARROWER, "learning does not pay"
+            self.belief |= {part: NARROWER * self.belief.get(part, 1.0) for part in self.alarmed}
+            self.alarmed = set()
 
     def state_dict(self) -> dict[str, Any]:
         """What the next answers depend on."""
-        return {"share": self.share, "reason": self.reason, "alarmed": self.alarmed}
+        return {
+            "share": self.share,
+            "reason": self.reason,
+            "alarmed": sorted(self.alarmed),
+            "belief": dict(self.belief),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.share, self.reason, self.alarmed = state["share"], state["reason"], state["alarmed"]
+        self.share, self.reason = state["share"], state["reason"]
+        self.alarmed, self.belief = set(state["alarmed"]), dict(state["belief"])

@@ -132,7 +132,11 @@ class PlanningMixin(DynaMixin):
 
     def freeze(self) -> None:
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
-        self.configurator.freeze(self.world_model, self.replay_buffer.all_transitions())
+        data = self.replay_buffer.all_transitions()
+        lessons = self.lessons(len(data.obs))
+        if lessons is not None:
+            data = Transitions(*(part[lessons.amin(1) == 1] for part in data))
+        self.configurator.freeze(self.world_model, data)
         self.trusted[:] = 0
 
     def _sample_action(

@@ -1,6 +1,7 @@
 """Laws of PlanFirst; what it reaches, and whether its thesis holds, is told in docs/planfirst.md."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from dyna import cli
+from dyna import cli, forgetting
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.config import RunConfig
@@ -278,7 +279,7 @@ def gated(**how: Any) -> PlanFirst:
 
 def shut(agent: PlanFirst) -> None:
     """As after many looks that found no gain."""
-    agent.allowance.gate.alarmed, agent.allowance.gate.share = False, 0.0
+    agent.allowance.gate.alarmed, agent.allowance.gate.share = set(), 0.0
 
 
 def test_a_gated_learner_rests_until_the_critics_alarm() -> None:
@@ -288,14 +289,14 @@ def test_a_gated_learner_rests_until_the_critics_alarm() -> None:
     shut(agent)
     agent.learn(40, reset_num_timesteps=False)
     assert agent.updates["critic"] - spent <= 3 and agent.always_on == 140
-    agent.allowance.gate.open("critic")
+    agent.allowance.gate.alarm("critic")
     agent.learn(5, reset_num_timesteps=False)
     assert agent.updates["critic"] - spent >= 10
 
 
 def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered() -> None:
     agent = gated().learn(130)
-    agent.allowance.gate.open("critic")
+    agent.allowance.gate.alarm("critic")
     surprising = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
     assert sum(tuple(row) in surprising for row in agent._starts(32).tolist()) >= 16
     shut(agent)
@@ -303,14 +304,44 @@ def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered
 
 
 def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -> None:
-    agent = gated(refit_on_alarm=True, model_every=10**6).learn(110)
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
     version, critic = agent.world_model.version, agent.updates["critic"]
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     shut(agent)
-    agent._refit_asked = True
+    agent.suspected = {"dynamics": 60}
     agent.learn(3, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1 and agent.refits_on_alarm >= 1
-    assert agent.updates["critic"] - critic <= 1
+    assert agent.updates["critic"] - critic <= 1 and not agent.changed_at, "nothing has changed"
+
+
+def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    monkeypatch.setattr(forgetting, "outdated", lambda *what, **how: [False, True, True])
+    agent.suspected = {"dynamics": 60, "reward": 50}
+    agent.learn(1, reset_num_timesteps=False)
+    assert agent.changed_at == {"reward": 50} and not agent.suspected and agent.ledger()["forgot"] == 1
+    lessons = agent.lessons(121)
+    assert lessons is not None and lessons.sum(0).tolist() == [121.0, 71.0, 121.0] and lessons[50:].all()
+    version = agent.world_model.version
+    agent.learn(34, reset_num_timesteps=False)  # up to half as many steps again since the change
+    assert agent.world_model.version == version
+    agent.learn(2, reset_num_timesteps=False)
+    assert agent.world_model.version == version + 1
+    agent.learn(1)  # counts anew
+    assert agent.changed_at == {"reward": 50 - 157}
+    assert (lessons := agent.lessons(158)) is not None and lessons.sum(0).tolist() == [158.0, 108.0, 158.0]
+
+
+def test_an_alarm_for_a_head_dates_the_change() -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    outcomes, verdict = agent.configurator.detectors, SimpleNamespace(alarms=["reward", "critic"])
+    outcomes.ages[:] = torch.tensor([3, 9, 0, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dyna.correction.metrics_of", lambda verdict: {})
+        agent.correct(verdict)  # type: ignore[arg-type]
+    assert agent.suspected == {"reward": 120 - 9 * agent.horizon}
+    assert agent.allowance.gate.alarmed >= {"reward", "critic"}
 
 
 def test_distilling_draws_the_policy_to_the_plans() -> None:

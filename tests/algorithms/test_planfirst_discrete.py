@@ -218,7 +218,7 @@ def gated(**how: Any) -> DiscretePlanFirst:
 
 def shut(agent: DiscretePlanFirst) -> None:
     """As after many looks that found no gain."""
-    agent.allowance.gate.alarmed, agent.allowance.gate.share = False, 0.0
+    agent.allowance.gate.alarmed, agent.allowance.gate.share = set(), 0.0
 
 
 def test_a_gated_learner_rests_until_the_critic_alarms_and_then_begins_where_it_was_surprised() -> None:
@@ -228,7 +228,7 @@ def test_a_gated_learner_rests_until_the_critic_alarms_and_then_begins_where_it_
     shut(agent)
     agent.learn(20, reset_num_timesteps=False)
     assert agent.updates["critic"] - spent <= 11 and agent.always_on == 61 + 2 * (120 - 61)
-    agent.allowance.gate.open("critic")
+    agent.allowance.gate.alarm("critic")
     agent.learn(5, reset_num_timesteps=False)
     assert agent.updates["critic"] - spent >= 40
     surprising = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
@@ -240,7 +240,7 @@ def test_a_gated_learner_rests_until_the_critic_alarms_and_then_begins_where_it_
 
 def test_an_alarm_for_the_model_brings_a_refit() -> None:
     agent = gated(refit_on_alarm=True, model_every=60).learn(110)
-    version, agent._refit_asked = agent.world_model.version, True
+    version, agent.suspected = agent.world_model.version, {"dynamics": 50}
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     agent.learn(3, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1 and agent.refits_on_alarm >= 1

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dyna import fitting
 from dyna.networks import EnsembleMLP, silu
+from dyna.scoring import gaussian_loss
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble, bounded
 from tests.benchmarks.timing import PRODUCT_FLOP, interleaved, machine, products
@@ -77,7 +78,7 @@ class Stacked:
     def train(self, updates: int) -> None:
         for _ in range(updates):
             mean, log_var = self.network(self.x).chunk(2, dim=-1)
-            loss = fitting.gaussian_loss(mean, bounded(log_var), self.y).mean()
+            loss = gaussian_loss(mean, bounded(log_var), self.y).mean()
             for parameter, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
                 parameter.grad = grad
             self.adam.step()

@@ -27,7 +27,7 @@ def spent(one: Allowance, first: int, last: int, always: int = 1) -> list[int]:
 
 
 def shut(one: Allowance) -> None:
-    one.gate.share, one.gate.alarmed = 0.0, False
+    one.gate.share, one.gate.alarmed = 0.0, set()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,7 +51,7 @@ def test_a_gate_spends_its_floor_until_an_alarm_and_then_what_it_saved() -> None
     one = made("gated")
     shut(one)
     assert sum(spent(one, 100, 300)) == 10
-    one.gate.open("critic")
+    one.gate.alarm("critic")
     assert spent(one, 300, 325) == [5] * 25, "it saved 100 steps, and a burst takes four of them besides its own"
     assert spent(one, 325, 335) == [1] * 10
     shut(one)
@@ -70,7 +70,7 @@ def test_no_gate_ever_spent_more_than_a_learner_that_is_always_on(
     one, rng, total = Gated(0, Budget(floor, burst, 40.0)), torch.Generator(), 0
     for step, event in enumerate(opened):
         if event == "alarm":
-            one.gate.open("critic")
+            one.gate.alarm("critic")
         elif event:
             one.gate.look(step, pays=event == "pays")
         total += one.grant(step, always, rng)
@@ -81,7 +81,7 @@ def test_a_learner_that_is_always_on_does_not_mind_its_gate() -> None:
     one = made("always")
     shut(one)
     before = spent(one, 200, 210)
-    one.gate.open("critic")
+    one.gate.alarm("critic")
     assert spent(one, 210, 220) == before == [1] * 10
 
 
@@ -90,7 +90,7 @@ def test_it_goes_on_as_it_was(kind: str) -> None:
     ours, others = made(kind), made(kind)
     shut(ours)
     spent(ours, 100, 177)
-    ours.gate.open("critic")
+    ours.gate.alarm("critic")
     others.load_state_dict(ours.state_dict())
     assert spent(ours, 200, 260) == spent(others, 200, 260) and ours.gate == others.gate
 

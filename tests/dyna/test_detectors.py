@@ -55,6 +55,16 @@ def test_pooled_detectors_cannot_tell_one_from_another() -> None:
     assert detectors.base_rates() == {"a": 1.0, "b": 0.0}
 
 
+def test_a_change_is_dated() -> None:
+    detectors = Detectors(("a", "b"))
+    for i in range(300):
+        detectors.hear(torch.tensor([i % 20 == 5, i % 20 == 9]))
+    since = 1
+    while not detectors.hear(torch.tensor([True, False])):
+        since += 1
+    assert detectors.age("a") == since and detectors.age("b") == 0
+
+
 def test_they_go_on_as_they_were() -> None:
     ours, others = Detectors(("a", "b")), Detectors(("a", "b"))
     for i in range(5):
@@ -62,3 +72,4 @@ def test_they_go_on_as_they_were() -> None:
     others.load_state_dict(ours.state_dict())
     assert ours.hear(torch.tensor([True, True])) == others.hear(torch.tensor([True, True]))
     assert ours.base_rates() == others.base_rates() and torch.equal(ours.evidence, others.evidence)
+    assert torch.equal(ours.ages, others.ages) and torch.equal(ours.cusum, others.cusum)

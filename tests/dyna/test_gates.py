@@ -25,17 +25,42 @@ def test_each_look_in_vain_closes_it_further_and_a_gain_opens_it() -> None:
 def test_an_alarm_opens_it_until_a_look_in_vain() -> None:
     gate = Gate()
     gate.look(0, pays=False)
-    gate.open("critic")
-    assert gate.share == 1.0 and gate.alarmed and gate.reason == "critic"
+    gate.alarm("critic")
+    assert gate.share == 1.0 and gate.alarmed == {"critic"} and gate.reason == "critic"
     gate.look(0, pays=True)
     assert gate.alarmed
     gate.look(0, pays=False)
     assert not gate.alarmed and gate.share == NARROWER
 
 
+def test_alarms_that_led_to_nothing_are_believed_less_until_one_does() -> None:
+    gate = Gate()
+    for n in range(4):
+        gate.share = 0.0
+        gate.alarm("critic")
+        assert gate.share == NARROWER**n
+        gate.look(0, pays=False)
+    gate.alarm("dynamics")
+    assert gate.share == 1.0, "another part has its own word"
+    gate.look(0, pays=True)
+    gate.share = 0.0
+    gate.alarm("critic")
+    assert gate.share == NARROWER**4, "the gain came after the other's alarm"
+    gate.look(0, pays=True)
+    gate.share = 0.0
+    gate.alarm("critic")
+    assert gate.share == 1.0
+
+
+def test_an_alarm_does_not_close_it() -> None:
+    gate = Gate(belief={"critic": 0.25})
+    gate.alarm("critic")
+    assert gate.share == 1.0
+
+
 def test_it_goes_on_as_it_was() -> None:
     gate, other = Gate(), Gate()
     gate.look(0, pays=False)
-    gate.open("critic")
+    gate.alarm("critic")
     other.load_state_dict(gate.state_dict())
     assert gate == other

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyna import fitting
 from dyna.errors import RunFailed, UserError
+from dyna.scoring import NEGLIGIBLE, gaussian_loss
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
@@ -76,10 +77,10 @@ def test_members_noise_is_learned() -> None:
 def test_beta_takes_the_variance_out_of_what_means_learn_and_leaves_the_right_variance(beta: float) -> None:
     target = torch.tensor([-3.0, 5.0])
     mean, log_var = torch.zeros(2, requires_grad=True), torch.tensor([0.7, -1.2])
-    slope = torch.autograd.grad(fitting.gaussian_loss(mean, log_var, target, beta).sum(), mean)[0]
+    slope = torch.autograd.grad(gaussian_loss(mean, log_var, target, beta).sum(), mean)[0]
     torch.testing.assert_close(slope, -target * ((beta - 1) * log_var).exp())
     right = torch.log(target.square()).requires_grad_()
-    loss = fitting.gaussian_loss(mean.detach(), right, target, beta).sum()
+    loss = gaussian_loss(mean.detach(), right, target, beta).sum()
     torch.testing.assert_close(torch.autograd.grad(loss, right)[0], torch.zeros(2))
 
 
@@ -195,7 +196,7 @@ def test_refits_start_from_what_was_learned() -> None:
     model, first = fitted(data)
     second = model.fit(data, rng=generator())
     assert model.version == 2
-    assert second["holdout_error"] <= first["holdout_error"] * 1.01 + fitting.NEGLIGIBLE
+    assert second["holdout_error"] <= first["holdout_error"] * 1.01 + NEGLIGIBLE
 
 
 def test_added_terminal_rows_teach_nothing_but_termination() -> None:
