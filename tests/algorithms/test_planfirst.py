@@ -145,6 +145,21 @@ def test_without_critics_a_plan_sees_its_own_steps_alone(planner: PlanFirst) -> 
     assert (without > -17 * 3).all() and not torch.allclose(with_critics, without)
 
 
+@pytest.mark.parametrize("terminal_value", [True, False])
+def test_a_plan_that_is_carried_out_was_promised_what_the_model_says_of_its_actions(terminal_value: bool) -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "follow": 3, "terminal_value": terminal_value})
+    verdicts: list[Any] = []
+    agent.correct = verdicts.append  # type: ignore[method-assign]
+    agent.draw = lambda plan, noise: plan.actions[:, 0]  # type: ignore[method-assign]
+    agent._distrust = lambda: None  # type: ignore[method-assign]
+    agent.learn(100)
+    assert len(verdicts) > 10
+    for account in (verdict.account for verdict in verdicts):
+        torch.testing.assert_close(account.replan, torch.zeros(1), atol=1e-3, rtol=0.0)
+        torch.testing.assert_close(account.broken, account.model, atol=1e-3, rtol=0.0)
+        assert account.model.abs() > 1e-2
+
+
 def test_a_new_episode_starts_without_a_plan_and_without_a_window() -> None:
     agent = PlanFirst(env=DummyVecEnv([TerminationEnv, PushEnv]), **{**TINY, "horizon": 4})
     done = []

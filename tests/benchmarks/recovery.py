@@ -29,10 +29,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from scipy import stats
 from stable_baselines3.common.monitor import Monitor
 
 from dyna.algorithms.planfirst import PlanFirst
+from dyna.compare.statistics import estimate
 from dyna.registry import environments
 from dyna.sources import code_version
 from tests.benchmarks.attribution import Line, lines
@@ -121,12 +121,8 @@ def returned(line: Line, first: int, last: int) -> float:
 
 def shown(values: list[float]) -> str:
     """Interquartile mean, and a 95 % interval of it over seeds."""
-    mean = stats.trim_mean(values, 0.25)
-    if len(values) < 3:
-        return f"{mean:.0f}"
-    drawn = np.random.default_rng(0).choice(values, (2_000, len(values)))
-    low, high = np.quantile(stats.trim_mean(drawn, 0.25, axis=1), [0.025, 0.975])
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+    found = estimate([np.array(values)])
+    return f"{found.value:.0f} [{found.low:.0f}, {found.high:.0f}]"
 
 
 if __name__ == "__main__":
