@@ -13,6 +13,9 @@ went on or a time limit cut it,
     D_critic   = G - V(s_0), with no model in it
     D_pi       = J_plan - J_pi, the amortisation gap: what planning adds
 
+All of them hold V, of plans too that were found without it. J_plan and J_pi know V as it was when the window began, the
+rest as it is at its end: only D_replan takes part in what was learned between.
+
 Letters: W windows, H steps, K members, C critics.
 """
 
@@ -57,7 +60,7 @@ class Account(NamedTuple):
 
     @property
     def replan(self) -> Tensor:
-        """D_replan: what the model sees in doing other actions than those of the plan."""
+        """D_replan: what the model sees in doing other actions than the plan's, and what V learned in the meantime."""
         return self.executed - self.planned
 
     @property
