@@ -25,17 +25,17 @@ class Allowance:
         self.gate = Gate(opening)
         self.owed = 0.0  # part of an update that was granted and not made yet
 
-    def grant(self, step: int, always: int, rng: torch.Generator) -> int:
-        """Updates to make at an environment step, where a learner that is always on makes `always`."""
+    def grant(self, step: int, always: int, steps: int, rng: torch.Generator) -> int:
+        """Updates to make at an environment step, where a learner that is always on makes `always` for the last `steps`."""
         if step < self.gate.opening:
             return always
-        self.owed += always * self.share(rng)
+        self.owed += always * self.share(steps, rng)
         made = math.floor(self.owed + 1e-9)  # ten times 0.1 is one
         self.owed = max(self.owed - made, 0.0)
         return made
 
-    def share(self, rng: torch.Generator) -> float:
-        """How many of the updates of a learner that is always on are granted for the next step."""
+    def share(self, steps: int, rng: torch.Generator) -> float:
+        """How many of the updates of a learner that is always on are granted for so many steps."""
         return 1.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Constant(Allowance):
         super().__init__(opening)
         self.ratio = ratio
 
-    def share(self, rng: torch.Generator) -> float:
+    def share(self, steps: int, rng: torch.Generator) -> float:
         """As it was told."""
         return self.ratio
 
@@ -67,9 +67,10 @@ class Random(Allowance):
         super().__init__(opening)
         self.burst, self.often = burst, ratio / burst
 
-    def share(self, rng: torch.Generator) -> float:
-        """A burst or nothing."""
-        return self.burst if float(torch.rand((), generator=rng, device=rng.device)) < self.often else 0.0
+    def share(self, steps: int, rng: torch.Generator) -> float:
+        """A burst or nothing at each step."""
+        bursts = torch.rand(steps, generator=rng, device=rng.device) < self.often
+        return self.burst * float(bursts.float().mean())
 
 
 class Gated(Allowance):
@@ -80,11 +81,11 @@ class Gated(Allowance):
         self.budget = budget
         self.saved = 0.0  # steps of a learner that is always on
 
-    def share(self, rng: torch.Generator) -> float:
+    def share(self, steps: int, rng: torch.Generator) -> float:
         """The gate's, and a burst."""
         wanted = self.gate.share * self.budget.burst if self.gate.alarmed else self.gate.share
-        share = max(min(wanted, self.saved + 1.0), self.budget.floor)
-        self.saved = min(self.saved + 1.0 - share, self.budget.capacity)
+        share = max(min(wanted, self.saved / steps + 1.0), self.budget.floor)
+        self.saved = min(self.saved + steps * (1.0 - share), self.budget.capacity)
         return share
 
     def state_dict(self) -> dict[str, Any]:

@@ -104,6 +104,7 @@ class CorrectionMixin(PlanningMixin):
         self.refit_on_alarm, self.pooled, self.centred = refit_on_alarm, pooled, centred
         self.always_on = 0  # updates that a learner that is always on would have made
         self.unseen = 0.0  # steps whose updates, as such a learner makes them, came after the last look
+        self.taught_at = 0  # step at which it last was asked to learn
         self.refits_on_alarm, self.forgot = 0, 0
         self.suspected: dict[str, int] = {}  # heads by the step since which an alarm says that they are wrong
         self.changed_at: dict[str, int] = {}  # heads that have forgotten, by the step from which on they learn
@@ -199,16 +200,17 @@ class CorrectionMixin(PlanningMixin):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Refit where it is due, then learn as far as the allowance goes."""
         first = self.world_model.version == 0
+        steps, self.taught_at = self.num_timesteps - self.taught_at, self.num_timesteps
         if self.is_fit_due(self.model_every):
             self.refit()
             self.freeze()
         if self._fitted_at is None:
             return
         always = max(gradient_steps, self.num_timesteps) if first else gradient_steps  # random steps had no updates yet
-        granted = always if first else self.allowance.grant(self.num_timesteps, always, self.rng)
+        granted = always if first else self.allowance.grant(self.num_timesteps, always, steps, self.rng)
         self.always_on += always
         self.teach(granted, batch_size)
-        self.unseen += granted / max(gradient_steps, 1)
+        self.unseen += steps * granted / always
         if self.unseen >= LOOK_EVERY:
             self._look()
         for name, value in {**self.configurator.metrics(), **self.totals()}.items():
@@ -259,6 +261,7 @@ class CorrectionMixin(PlanningMixin):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         before = self.num_timesteps
         result = super()._setup_learn(*args, **kwargs)
+        self.taught_at = self.num_timesteps
         if (back := before - self.num_timesteps) > 0:  # steps are counted anew, and the replay is what it was
             self.changed_at = {name: step - back for name, step in self.changed_at.items()}
             self.suspected = {}
