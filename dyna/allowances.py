@@ -26,7 +26,7 @@ class Allowance:
         self.owed = 0.0  # part of an update that was granted and not made yet
 
     def grant(self, step: int, always: int, steps: int, rng: torch.Generator) -> int:
-        """Updates to make at an environment step, where a learner that is always on makes `always` for the last `steps`."""
+        """Updates to make at an environment step, where one that is always on makes `always` for the last `steps`."""
         if step < self.gate.opening:
             return always
         self.owed += always * self.share(steps, rng)
@@ -85,7 +85,8 @@ class Gated(Allowance):
         """The gate's, and a burst."""
         wanted = self.gate.share * self.budget.burst if self.gate.alarmed else self.gate.share
         share = max(min(wanted, self.saved / steps + 1.0), self.budget.floor)
-        self.saved = min(self.saved + steps * (1.0 - share), self.budget.capacity)
+        left = max(self.saved + steps * (1.0 - share), 0.0)  # rounding may lead a bit below
+        self.saved = min(left, self.budget.capacity)
         return share
 
     def state_dict(self) -> dict[str, Any]:

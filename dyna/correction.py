@@ -200,7 +200,8 @@ class CorrectionMixin(PlanningMixin):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Refit where it is due, then learn as far as the allowance goes."""
         first = self.world_model.version == 0
-        steps, self.taught_at = self.num_timesteps - self.taught_at, self.num_timesteps
+        steps = 1 if first else max(self.num_timesteps - self.taught_at, 1)
+        self.taught_at = self.num_timesteps
         if self.is_fit_due(self.model_every):
             self.refit()
             self.freeze()
@@ -210,7 +211,7 @@ class CorrectionMixin(PlanningMixin):
         granted = always if first else self.allowance.grant(self.num_timesteps, always, steps, self.rng)
         self.always_on += always
         self.teach(granted, batch_size)
-        self.unseen += steps * granted / always
+        self.unseen += steps * granted / max(gradient_steps, 1)
         if self.unseen >= LOOK_EVERY:
             self._look()
         for name, value in {**self.configurator.metrics(), **self.totals()}.items():
@@ -261,7 +262,7 @@ class CorrectionMixin(PlanningMixin):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         before = self.num_timesteps
         result = super()._setup_learn(*args, **kwargs)
-        self.taught_at = self.num_timesteps
+        self.taught_at = min(self.taught_at, self.num_timesteps)
         if (back := before - self.num_timesteps) > 0:  # steps are counted anew, and the replay is what it was
             self.changed_at = {name: step - back for name, step in self.changed_at.items()}
             self.suspected = {}

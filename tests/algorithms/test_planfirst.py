@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dyna import cli, forgetting
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.planfirst import PlanFirst
+from dyna.allowances import Gated
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.runs import Run
@@ -308,6 +310,23 @@ def test_a_gated_learner_rests_until_the_critics_alarm() -> None:
     agent.allowance.gate.alarm("critic")
     agent.learn(5, reset_num_timesteps=False)
     assert agent.updates["critic"] - spent >= 10
+
+
+@pytest.mark.parametrize(("n_envs", "train_freq"), [(2, 1), (2, 5), (1, 10)])
+def test_steps_are_counted_and_not_how_often_it_is_asked_to_learn(n_envs: int, train_freq: int) -> None:
+    env = make_vec_env("Pendulum-v1", n_envs, seed=1)
+    agent = PlanFirst(env=env, **{**TINY, "learner": "gated", "opening": 0, "train_freq": train_freq}).learn(80)
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    gate = agent.allowance
+    assert isinstance(gate, Gated)
+    shut(agent)
+    gate.saved = agent.unseen = 0.0
+    agent.learn(40, reset_num_timesteps=False)
+    assert gate.saved == pytest.approx(40 * (1.0 - agent.budget.floor))
+    assert agent.unseen == pytest.approx(40 * agent.budget.floor, abs=n_envs * train_freq)
+    gate.gate.share = 1.0
+    agent.learn(20, reset_num_timesteps=False)
+    assert agent.unseen == pytest.approx(20 + 40 * agent.budget.floor, abs=n_envs * train_freq)
 
 
 def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered() -> None:

@@ -21,9 +21,9 @@ def made(kind: Any, ratio: float = 0.2, opening: int = 100) -> Allowance:
     return allowance(kind, opening=opening, budget=BUDGET, ratio=ratio)
 
 
-def spent(one: Allowance, first: int, last: int, always: int = 1) -> list[int]:
+def spent(one: Allowance, first: int, last: int, always: int = 1, steps: int = 1) -> list[int]:
     rng = torch.Generator().manual_seed(first)
-    return [one.grant(step, always, rng) for step in range(first, last)]
+    return [one.grant(step, always * steps, steps, rng) for step in range(first, last, steps)]
 
 
 def shut(one: Allowance) -> None:
@@ -58,6 +58,22 @@ def test_a_gate_spends_its_floor_until_an_alarm_and_then_what_it_saved() -> None
     assert sum(spent(one, 335, 355)) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [4, 20])
+def test_four_environments_or_long_rollouts_spend_what_one_step_at_a_time_does(kind: str, steps: int) -> None:
+    single, several = made(kind), made(kind)
+    for one in (single, several):
+        shut(one)
+        one.grant(0, 1, 1, torch.Generator())
+    assert abs(sum(spent(single, 100, 300)) - sum(spent(several, 100, 300, steps=steps))) <= 1
+    for one in (single, several):
+        one.gate.alarm("critic")
+    alone, together = spent(single, 300, 340), spent(several, 300, 340, steps=steps)
+    assert abs(sum(alone) - sum(together)) <= 1
+    if kind == "gated":
+        assert max(together) == steps * max(alone) == 5 * steps
+
+
 @given(
     opened=st.lists(st.sampled_from(["alarm", "pays", "in vain", ""]), max_size=80),
     floor=st.floats(0.0, 1.0),
@@ -73,7 +89,7 @@ def test_no_gate_ever_spent_more_than_a_learner_that_is_always_on(
             one.gate.alarm("critic")
         elif event:
             one.gate.look(step, pays=event == "pays")
-        total += one.grant(step, always, rng)
+        total += one.grant(step, always, 1, rng)
         assert floor * always * (step + 1) - 1 <= total <= always * (step + 1) and 0 <= one.saved <= 40.0
 
 
