@@ -108,7 +108,9 @@ class Thresholds(nn.Module):
         scores = surprise(model, held)
         self.heads.copy_(_sets(scores, held.terminated, miss_rate))
         self.wide.copy_(_sets(scores, held.terminated, miss_rate / 2))
-        self.disagreement.copy_(conformal_quantile(disagreement(model, held.obs, held.action), miss_rate))
+        familiar = conformal_quantile(disagreement(model, held.obs, held.action), miss_rate)
+        few = familiar.isinf()  # then no state is familiar
+        self.disagreement.copy_(torch.where(few, -math.inf, familiar))
         self.tau.copy_(tau)
         self.bias.copy_(bias)
 

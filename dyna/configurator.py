@@ -74,11 +74,16 @@ class Configurator:
         self.shocks = 0  # outcomes that missed what the critics said by very much
         self.covered = torch.zeros(len(HEADS), dtype=torch.int64)  # outcomes inside the prediction sets
 
-    def freeze(self, model: GaussianEnsemble, data: Transitions) -> None:
-        """After a fit to all `data` [B, .], oldest first: measure what counts as a surprise until the next one."""
-        _, held = fitting.split(data, model.settings.holdout)
-        tau, bias = self._measured(Transitions(*(part[-NEWEST:] for part in data)))
-        self.thresholds.freeze(model, held, tau, bias if self.centred else torch.zeros_like(bias))
+    def freeze(self, model: GaussianEnsemble, data: Transitions, of_today: Tensor | None = None) -> None:
+        """After a fit to all `data` [B, .], oldest first: measure what counts as a surprise until the next one.
+
+        Where the world has changed, on the rows of the world as it is alone, bool [B].
+        """
+        held = fitting.held_out(data, model.settings.holdout)  # of all rows, as in the fit
+        today = torch.ones_like(held) if of_today is None else of_today
+        tau, bias = self._measured(Transitions(*(part[today][-NEWEST:] for part in data)))
+        unseen = Transitions(*(part[held & today] for part in data))
+        self.thresholds.freeze(model, unseen, tau, bias if self.centred else torch.zeros_like(bias))
         self.windows.drop()  # they hold the promises of another model
 
     def promise(self, model: PlanModel, envs: Tensor, obs: Tensor, plans: Tensor, policy: Tensor) -> None:

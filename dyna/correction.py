@@ -148,7 +148,7 @@ class CorrectionMixin(PlanningMixin):
         for name in verdict.alarms:
             self.allowance.gate.alarm(name)
         if self.refit_on_alarm:
-            for name in set(verdict.alarms) & set(HEADS):
+            for name in (head for head in HEADS if head in verdict.alarms):
                 since = self.num_timesteps - self.horizon * self.configurator.detectors.age(name)
                 self.suspected[name] = max(since, self.changed_at.get(name, since))
         for name, value in metrics_of(verdict).items():

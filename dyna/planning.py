@@ -134,9 +134,7 @@ class PlanningMixin(DynaMixin):
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
         data = self.replay_buffer.all_transitions()
         lessons = self.lessons(len(data.obs))
-        if lessons is not None:
-            data = Transitions(*(part[lessons.amin(1) == 1] for part in data))
-        self.configurator.freeze(self.world_model, data)
+        self.configurator.freeze(self.world_model, data, None if lessons is None else lessons.amin(1) == 1)
         self.trusted[:] = 0
 
     def _sample_action(

@@ -127,6 +127,14 @@ def test_members_disagree_where_there_was_no_data(model: GaussianEnsemble) -> No
     assert 0 <= float(near) < 0.5 < float(far) < 1
 
 
+def test_of_too_few_rows_nothing_is_a_surprise_and_no_state_familiar(model: GaussianEnsemble) -> None:
+    thresholds = Thresholds()
+    for few in (1, 8):
+        thresholds.freeze(model, rows(few, seed=1), torch.tensor(0.3), torch.tensor(0.1))
+        assert not thresholds.missed(torch.full((3, 2), 1e9)).any()
+        assert float(thresholds.disagreement) == -math.inf
+
+
 def test_nothing_is_a_surprise_before_the_first_fit_and_no_state_is_familiar() -> None:
     thresholds = Thresholds()
     assert not thresholds.missed(torch.full((3, 2), 1e9)).any()

@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dyna import fitting
 from dyna.calibration import Thresholds
 from dyna.configurator import CRITIC, Configurator, metrics_of
 from dyna.packed import PackedReplayBuffer
@@ -92,6 +93,19 @@ def watched(known: tuple[GaussianEnsemble, Transitions], what: World, steps: int
 def alarms(configurator: Configurator) -> dict[str, int]:
     heard = configurator.detectors
     return {name: count for name, count in zip(heard.names, heard.alarms.tolist(), strict=True) if count}
+
+
+def test_a_changed_world_is_measured_on_rows_that_were_held_out_too(
+    known: tuple[GaussianEnsemble, Transitions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = known
+    monkeypatch.setattr(fitting, "HOLDOUT_ROWS", len(data.obs) // 50)
+    held, today = fitting.held_out(data, model.settings.holdout), torch.arange(len(data.obs)) >= len(data.obs) // 2
+    configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
+    seen: list[Transitions] = []
+    monkeypatch.setattr(configurator.thresholds, "freeze", lambda model, rows, *rest: seen.append(rows))
+    configurator.freeze(model, data, today)
+    assert held.float().mean() < 0.04 and torch.equal(seen[0].obs, data.obs[held & today])
 
 
 def test_nothing_is_noticed_where_nothing_has_changed(known: tuple[GaussianEnsemble, Transitions]) -> None:
