@@ -250,6 +250,8 @@ class CorrectionMixin(PlanningMixin):
         planned, spent = (f"{100 * totals[name]:.0f} %" for name in ("steps_planned", "rl_of_always_on"))
         refits = f"{self.refits_on_alarm} model refit{'s' * (self.refits_on_alarm != 1)} on alarm"
         words = f"planned {planned} of steps, {spent} of always-on's RL updates, {refits}"
+        if self.world_model.version == 0:
+            words = f"nothing was planned or learned: the first learning_starts={self.learning_starts} steps are random"
         return {"in_words": words, **totals, **self.configurator.metrics()}
 
     # the seam with SB3

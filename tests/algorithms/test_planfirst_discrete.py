@@ -175,8 +175,9 @@ def test_one_observation_gives_one_action_and_the_start_of_the_next_plan(planner
     assert action == again  # an episode's start forgets the plan before it
 
 
-def test_before_the_first_fit_q_acts() -> None:
-    agent = DiscretePlanFirst(env=gym.make("CartPole-v1"), **TINY)
+def test_before_the_first_fit_q_acts_and_the_ledger_says_why() -> None:
+    agent = DiscretePlanFirst(env=gym.make("CartPole-v1"), **TINY).learn(50)
+    assert agent.ledger()["in_words"] == "nothing was planned or learned: the first learning_starts=60 steps are random"
     action, state = agent.predict(OBS, deterministic=True)
     assert action.tolist() == agent.react(torch.as_tensor(OBS)).argmax(1).tolist() and state is None
 
