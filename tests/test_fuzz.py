@@ -198,18 +198,20 @@ def test_any_words_for_an_examination(words: list[str]) -> None:
         assert len(contents(here)) <= 1, "findings are one file"
 
 
-KNOBS = [(algo, knob.name) for algo in registry.names() for knob in hyperparameters.knobs(registry.find(algo))]
-ENVS = {
-    algo: "Pendulum-v1" if "Box" in registry.action_spaces(registry.find(algo)) else "CartPole-v1" for algo, _ in KNOBS
-}
+KNOBS = [
+    (algo, "Pendulum-v1" if "Box" in registry.action_spaces(cls) else "CartPole-v1", knob.name)
+    for algo in registry.names()
+    for cls in registry.classes(algo)
+    for knob in hyperparameters.knobs(cls)
+]
 
 
 @given(st.sampled_from(KNOBS), texts | numbers.map(str))
 @settings(max_examples=300)
-def test_any_value_of_any_hyperparameter(knob: tuple[str, str], value: str) -> None:
-    algo, name = knob
+def test_any_value_of_any_hyperparameter(knob: tuple[str, str, str], value: str) -> None:
+    algo, env_id, name = knob
     with folder() as here, untrained() as trainer:
-        run(["train", "--algo", algo, "--env", ENVS[algo], "--no-preset", "-p", f"{name}={value}"])
+        run(["train", "--algo", algo, "--env", env_id, "--no-preset", "-p", f"{name}={value}"])
         assert contents(here) == {}
         for call in trainer.call_args_list:  # it was accepted: then an algorithm can be made of it, or that is told
             with contextlib.suppress(UserError), contextlib.closing(envs.make(call.args[0])) as env:

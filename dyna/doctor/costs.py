@@ -65,7 +65,8 @@ def _short(run: RunConfig) -> dict[str, Any]:
     cls, settings = registry.find(run.algo), dict(run.hyperparameters)
     now = {knob.name: knob.default for knob in hyperparameters.knobs(cls)} | settings
     if "learning_starts" in now:
-        settings["learning_starts"] = min(now["learning_starts"] or STARTS, STARTS)
+        given = now["learning_starts"]
+        settings["learning_starts"] = STARTS if given is None else min(given, STARTS)
         settings["buffer_size"] = min(now["buffer_size"], 10_000)
     if "n_steps" in now and issubclass(cls, OnPolicyAlgorithm):
         settings["n_steps"] = min(now["n_steps"], max(ROLLOUT, now.get("batch_size") or 0))

@@ -50,8 +50,8 @@ def test_any_setting_of_the_world_model_fits_or_is_refused_with_its_value(name: 
 
 
 def test_defaults_and_what_stands_for_a_number_are_in_range() -> None:
-    for algo in registry.names():
-        defaults = {knob.name: knob.default for knob in hyperparameters.knobs(registry.find(algo))}
+    for cls in (cls for algo in registry.names() for cls in registry.classes(algo)):
+        defaults = {knob.name: knob.default for knob in hyperparameters.knobs(cls)}
         limits.check({name: value for name, value in defaults.items() if value is not None})
     limits.check({"learning_rate": "lin_3e-4", "ent_coef": "auto", "train_freq": [1, "episode"], "unknown": object()})
 
