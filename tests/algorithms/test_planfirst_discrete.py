@@ -235,6 +235,7 @@ def test_a_gated_learner_rests_until_the_critic_alarms_and_then_begins_where_it_
     surprising = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
     rows = agent.sample(32)
     assert len(rows.obs) == 32 and sum(tuple(row) in surprising for row in rows.obs.tolist()) >= 16
+    assert len(agent.sample(1).obs) == 1
     shut(agent)
     assert sum(tuple(row) in surprising for row in agent.sample(32).obs.tolist()) < 16
 
