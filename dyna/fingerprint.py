@@ -81,4 +81,4 @@ def _inside(value: Any, packages: set[str]) -> Iterator[Any]:
     elif isinstance(value, Set):
         yield from sorted(map(repr, value))
     elif type(value).__module__.partition(".")[0] in packages:
-        yield from sorted(getattr(value, "__dict__", {}).items(), key=itemgetter(0))  # writing one anew moves it back
+        yield from sorted(getattr(value, "__dict__", {}).items(), key=itemgetter(0))  # their order is no state
