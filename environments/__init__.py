@@ -26,4 +26,5 @@ for _changing, _of in {
     "dyna/ChangingHalfCheetah-v0": "HalfCheetah-v5",
 }.items():
     _limit = gymnasium.spec(_of).max_episode_steps
-    gymnasium.register(_changing, "dyna.environments.changing:make", kwargs={"of": _of}, max_episode_steps=_limit)
+    _kwargs = {"of": _of} | ({"change": "mass"} if _of == "Reacher-v5" else {})  # gravity does not pull at it
+    gymnasium.register(_changing, "dyna.environments.changing:make", kwargs=_kwargs, max_episode_steps=_limit)

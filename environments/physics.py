@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from gymnasium.envs.mujoco import MujocoEnv
+from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
 
 Environment = gym.Env[Any, Any]
 
@@ -69,11 +70,13 @@ class MujocoMass:
 
 
 def gravity(env: Environment) -> Quantity:
-    """The gravity in a bare environment; raises ValueError for a simulator that is not known."""
+    """The gravity in a bare environment; raises ValueError where none is felt, and for a simulator that is not known."""
     if isinstance(env, PendulumEnv):
         return Numbers(env, ["g"])
     if isinstance(env, CartPoleEnv):
         return Numbers(env, ["gravity"])
+    if isinstance(env, ReacherEnv):
+        raise ValueError("Reacher moves in a plane along which gravity does not pull: choose change=mass or reward")
     if isinstance(env, MujocoEnv):
         return MujocoGravity(env)
     raise _unknown("gravity", env)

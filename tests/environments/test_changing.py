@@ -81,6 +81,12 @@ def test_physics_changes_at_its_step_over_episodes_and_not_before(name: str, cha
 
 
 @pytest.mark.parametrize("name", IDS)
+def test_what_changes_where_nothing_is_said_is_noticed(name: str) -> None:
+    before, after = (played(make(name, switch=switch)) for switch in (NEVER, SWITCH))
+    assert not np.array_equal(before.obs[SWITCH], after.obs[SWITCH])
+
+
+@pytest.mark.parametrize("name", IDS)
 def test_a_changed_reward_changes_nothing_else(name: str) -> None:
     before, after = (played(make(name, change="reward", switch=switch, amount=-2.0)) for switch in (NEVER, SWITCH))
     np.testing.assert_array_equal(before.obs, after.obs)
@@ -173,6 +179,7 @@ def test_a_used_environment_goes_back_to_the_world_before() -> None:
         ({"body": "leg"}, "goes with change=mass, got body='leg', change=gravity"),
         ({"of": "Hopper-v5", "change": "mass", "body": "tail"}, "no body 'tail', it has torso, thigh, leg, foot"),
         ({"of": "Hopper-v5", "change": "target"}, "only Gymnasium's pendulum has a target, got HopperEnv"),
+        ({"of": "Reacher-v5"}, "a plane along which gravity does not pull: choose change=mass"),
         ({"of": "MountainCarContinuous-v0"}, "gravity is known of .*, got Continuous_MountainCarEnv"),
         ({"of": "MountainCarContinuous-v0", "change": "mass"}, "mass is known of .*, got Continuous_MountainCarEnv"),
     ],
