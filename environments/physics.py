@@ -70,7 +70,7 @@ class MujocoMass:
 
 
 def gravity(env: Environment) -> Quantity:
-    """The gravity in a bare environment; raises ValueError where none is felt, and for a simulator that is not known."""
+    """The gravity in a bare environment; raises ValueError where none is felt or the simulator is not known."""
     if isinstance(env, PendulumEnv):
         return Numbers(env, ["g"])
     if isinstance(env, CartPoleEnv):
