@@ -161,9 +161,7 @@ class CorrectionMixin(PlanningMixin):
 
     def is_fit_due(self, every: int) -> bool:
         """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
-        now, asked = self.num_timesteps, False
-        if self.suspected:
-            asked = now - max(self.suspected.values()) >= FEWEST
+        now, asked = self.num_timesteps, self._can_judge
         if self.changed_at and self._fitted_at is not None:
             changed = max(self.changed_at.values())
             asked |= now - changed >= GROWTH * (self._fitted_at - changed)
@@ -175,9 +173,9 @@ class CorrectionMixin(PlanningMixin):
 
     def fit_world_model(self) -> None:
         """As ever; after an alarm, a head forgets what was before where it then tells new steps better."""
-        suspected, self.suspected = self.suspected, {}
-        if not suspected:
+        if not self._can_judge:
             return super().fit_world_model()
+        suspected, self.suspected = self.suspected, {}
         self.refits_on_alarm += 1
         data = self.replay_buffer.all_transitions()
         lessons = self._lessons(len(data.obs), {**self.changed_at, **suspected})
@@ -189,6 +187,11 @@ class CorrectionMixin(PlanningMixin):
                 self.forgot += 1
                 log.info("%s: the world changed about step %d", " and ".join(heads), suspected[heads[0]])
         super().fit_world_model()
+
+    @property
+    def _can_judge(self) -> bool:
+        """Whether enough steps have come since a suspected change."""
+        return bool(self.suspected) and self.num_timesteps - max(self.suspected.values()) >= FEWEST
 
     def _lessons(self, rows: int, since: dict[str, int]) -> Tensor | None:
         """Lessons [B, 3] of heads that learn from certain steps on; None where all learn from all rows."""

@@ -368,6 +368,19 @@ def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytes
     assert (lessons := agent.lessons(158)) is not None and lessons.sum(0).tolist() == [158.0, 108.0, 158.0]
 
 
+def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    agent.suspected, version = {"dynamics": 110}, agent.world_model.version
+    agent.model_every = 1
+    agent.learn(1, reset_num_timesteps=False)
+    assert agent.world_model.version == version + 1
+    assert agent.suspected == {"dynamics": 110} and agent.refits_on_alarm == 0
+    agent.model_every = 10**6
+    agent.learn(50, reset_num_timesteps=False)
+    assert not agent.suspected and agent.refits_on_alarm == 1
+
+
 def test_an_alarm_for_a_head_dates_the_change() -> None:
     agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
     outcomes, verdict = agent.configurator.detectors, SimpleNamespace(alarms=["reward", "critic"])
