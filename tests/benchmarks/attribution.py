@@ -19,7 +19,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +78,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for change in arguments.changes:
             key = {**wanted, "change": change, "seed": seed}
-            if not any(key.items() <= line.items() for line in lines(arguments.out)):
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps({**key, **run(arguments.env, change, arguments.switch, seed)}) + "\n")
+            recorded(arguments.out, key, partial(run, arguments.env, change, arguments.switch, seed))
     found = [line for line in lines(arguments.out) if wanted.items() <= line.items()]
     attributions(found, arguments.changes)
     coverages(found)
@@ -87,6 +86,16 @@ def main() -> None:
 
 def lines(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def recorded(path: Path, key: Line, make: Callable[[], Line]) -> Line:
+    """The line of that key, which is made and written where it is not there."""
+    line = next((line for line in lines(path) if key.items() <= line.items()), None)
+    if line is None:
+        line = {**key, **make()}
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    return line
 
 
 def run(env: str, change: str, switch: int, seed: int) -> Line:

@@ -21,8 +21,8 @@ free core.
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from dyna.algorithms.planfirst import PlanFirst
 from dyna.compare.statistics import estimate
 from dyna.registry import environments
 from dyna.sources import code_version
-from tests.benchmarks.attribution import Line, lines
+from tests.benchmarks.attribution import Line, lines, recorded
 
 OPENING = 250  # steps
 LEARNERS: dict[str, dict[str, Any]] = {
@@ -67,11 +67,7 @@ def main() -> None:
             share = 0.0  # of updates, what the gate spent after the opening
             for learner in sorted(arguments.learners, key=lambda name: name != "gated"):  # the controls' budget is its
                 key = {**wanted, "change": change, "seed": seed, "learner": learner}
-                line = next((line for line in lines(arguments.out) if key.items() <= line.items()), None)
-                if line is None:
-                    line = {**key, **run(key, share)}
-                    with arguments.out.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+                line = recorded(arguments.out, key, partial(run, key, share))
                 if learner == "gated":
                     share = line["share"]
     found = [line for line in lines(arguments.out) if wanted.items() <= line.items()]
