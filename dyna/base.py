@@ -133,9 +133,9 @@ class DynaMixin(OffPolicyAlgorithm):
     def _rescore(self, data: Transitions) -> None:
         newest = 0 if self._fitted_at is None else max(0, self.num_timesteps - self._fitted_at)
         seen = max(0, len(data.obs) - newest)
-        rows = windows(Transitions(*(part[seen:] for part in data)), RESCORED_STEPS) + seen
+        rows = windows(data.at(slice(seen, None)), RESCORED_STEPS) + seen
         if len(rows):
-            error = horizon_error(self.world_model, Transitions(*(part[rows] for part in data)))
+            error = horizon_error(self.world_model, data.at(rows))
             for name, value in error.metrics().items():
                 self.logger.record(name, value)
 

@@ -81,9 +81,8 @@ class Configurator:
         """
         held = fitting.held_out(data, model.settings.holdout)  # of all rows, as in the fit
         today = torch.ones_like(held) if of_today is None else of_today
-        tau, bias = self._measured(Transitions(*(part[today][-NEWEST:] for part in data)))
-        unseen = Transitions(*(part[held & today] for part in data))
-        self.thresholds.freeze(model, unseen, tau, bias if self.centred else torch.zeros_like(bias))
+        tau, bias = self._measured(data.at(today).at(slice(-NEWEST, None)))
+        self.thresholds.freeze(model, data.at(held & today), tau, bias if self.centred else torch.zeros_like(bias))
         self.windows.drop()  # they hold the promises of another model
 
     def promise(self, model: PlanModel, envs: Tensor, obs: Tensor, plans: Tensor, policy: Tensor) -> None:
@@ -104,7 +103,7 @@ class Configurator:
         how: dict[str, Any] = {"value": self.value, "gamma": self.gamma}
         account = settle(planner, steps, planned=closed.planned, policy=closed.policy, **how)
         noise = chance(planner, steps, particles=PARTICLES, rng=rng, **how)
-        scores = surprise(model, _last(steps))
+        scores = surprise(model, steps.at(-1))
         residual = account.critic - self.thresholds.bias
         missed = torch.stack([account.dynamics, account.reward, account.termination, residual])
         limit = torch.maximum(self.thresholds.tau, 2.0 * noise)
@@ -177,7 +176,7 @@ class Configurator:
         rows = fitting.windows(newest, self.horizon).T
         if rows.shape[1] == 0:  # no episode is as long
             rows = torch.arange(len(newest.obs), device=newest.obs.device).unsqueeze(0)
-        steps = Transitions(*(part[rows] for part in newest))
+        steps = newest.at(rows)
         returns = discounted_return(steps.reward, steps.terminated, _mean(self.value(steps.next_obs[-1])), self.gamma)
         # returns may all be alike, critics are never exact
         earned = discounted_return(steps.reward, steps.terminated, torch.zeros_like(returns), self.gamma).abs().mean()
@@ -198,8 +197,3 @@ def metrics_of(verdict: Verdict) -> dict[str, float]:
 def _mean(values: Tensor) -> Tensor:
     """The mean opinion [B] of C critics [C, B]."""
     return values.mean(0)
-
-
-def _last(steps: Transitions) -> Transitions:
-    """The last step of each window."""
-    return Transitions(*(part[-1] for part in steps))

@@ -32,7 +32,6 @@ LOOK_EVERY = 100  # steps whose updates, as a learner makes them that is always 
 LOOKED_FROM = 64  # states
 GROWTH = 1.5  # of the steps since a change: from then on a refit is due
 FEWEST = 50  # steps since a suspected change from which on it can be judged
-_STATEFUL = ("allowance", "improvement")
 
 log = logging.getLogger("dyna")
 
@@ -70,6 +69,7 @@ class CorrectionMixin(PlanningMixin):
         *("gamma", "reward_fn", "termination_fn"),
     )
     """Hyperparameters that what it does depends on when it has learned."""
+    stateful = (*PlanningMixin.stateful, "allowance", "improvement")
     model_every: int
     allowance: Allowance
     improvement: Improvement
@@ -179,7 +179,7 @@ class CorrectionMixin(PlanningMixin):
         self.refits_on_alarm += 1
         data = self.replay_buffer.all_transitions()
         lessons = self._lessons(len(data.obs), {**self.changed_at, **suspected})
-        if lessons is not None and FEWEST <= (lessons.amin(1) == 1).sum() < len(lessons):
+        if lessons is not None:
             how: dict[str, Any] = {"familiar": self.thresholds.disagreement, "rng": self.rng}
             wrong = dict(zip(HEADS, forgetting.outdated(self.world_model, data, lessons, **how), strict=True))
             if heads := [name for name in suspected if wrong[name]]:
@@ -272,19 +272,6 @@ class CorrectionMixin(PlanningMixin):
             self.changed_at = {name: step - back for name, step in self.changed_at.items()}
             self.suspected = {}
         return result
-
-    def extra_state(self) -> dict[str, Any]:
-        """As the planner's, with what may be spent and what the last look saw."""
-        return {**super().extra_state(), **{name: getattr(self, name).state_dict() for name in _STATEFUL}}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `extra_state` returned."""
-        super().load_extra_state(state)
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *_STATEFUL]
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""

@@ -52,12 +52,12 @@ def fit(
         with torch.random.fork_rng():  # new weights come from torch's global generator, which is the learner's
             torch.manual_seed(int(torch.randint(2**31, (), generator=rng, device=rng.device)))
             _choose_target(model, data, rng)
-    train, held = split(data, model.settings.holdout)
+    is_held = held_out(data, model.settings.holdout)
+    train, held = data.at(~is_held), data.at(is_held)
     taught = asked = None
     if lessons is not None:
-        is_held = held_out(data, model.settings.holdout)
         taught, asked = lessons[~is_held], lessons[is_held]
-        if not (asked.amin(1) == 1).any():  # then training rows must do
+        if not whole(asked).any():  # then training rows must do
             held, asked = data, lessons
     _set_normalisers(model, train)
     updates = _train(model, train, held, rng, taught, asked)
@@ -67,15 +67,9 @@ def fit(
         log.info("no step has terminated yet: until one does, the world model imagines that episodes never end")
     disagreements = {f"{each.name}_disagreements": float(each.wrong.sum()) for each in audits}
     if asked is not None:
-        held = _those(held, asked.amin(1) == 1)  # the world as it is
+        held = held.at(whole(asked))  # the world as it is
     sizes = {"rows": len(data.obs), "terminals": terminals, "updates": updates}
     return {**holdout_metrics(model, held), **disagreements, **sizes}
-
-
-def split(data: Transitions, share: float) -> tuple[Transitions, Transitions]:
-    """Training and held-out rows, see `held_out`."""
-    held = held_out(data, share)
-    return _those(data, ~held), _those(data, held)
 
 
 def held_out(data: Transitions, share: float) -> Tensor:
@@ -186,7 +180,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Generator) -> None:
     """Delta or next state, whichever small ensemble is nearer after `OPEN_LOOP` steps of the newest fifth."""
     cut = int(0.8 * len(data.obs))
-    past, newest = (Transitions(*(part[rows] for part in data)) for rows in (slice(cut), slice(cut, None)))
+    past, newest = data.at(slice(cut)), data.at(slice(cut, None))
     errors = {}
     for kind in ("delta", "next_obs"):
         small = dataclasses.replace(
@@ -223,10 +217,15 @@ def normalised(model: GaussianEnsemble, data: Transitions, rng: torch.Generator,
     else:
         resample = torch.arange(len(y), device=y.device).expand(shape)
     if lessons is not None:
-        whole = (lessons.amin(1) == 1).nonzero().squeeze(1)
+        new = whole(lessons).nonzero().squeeze(1)
         resample = resample.clone()
-        resample[:, ::2] = whole[torch.randint(len(whole), resample[:, ::2].shape, generator=rng, device=y.device)]
+        resample[:, ::2] = new[torch.randint(len(new), resample[:, ::2].shape, generator=rng, device=y.device)]
     return Rows(model.normalise_input(data.obs, data.action), y, data.next_obs, data.terminated, resample, lessons)
+
+
+def whole(lessons: Tensor) -> Tensor:
+    """Which rows teach all that there is to learn: lessons [B, 3] -> bool [B]."""
+    return lessons.amin(1) == 1
 
 
 def _train(
@@ -245,7 +244,7 @@ def _train(
     _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
         ends = train.terminated > 0
-        held = Transitions(*(torch.cat([part, more]) for part, more in zip(held, _those(train, ends), strict=True)))
+        held = Transitions(*(torch.cat([part, more]) for part, more in zip(held, train.at(ends), strict=True)))
         asked = None if asked is None or taught is None else torch.cat([asked, taught[ends]])
     rows, test = normalised(model, train, rng, taught), normalised(model, held, rng)._replace(lessons=asked)
     window = min(max(math.ceil(len(train.obs) / settings.batch_size), 25), 100)
@@ -325,10 +324,6 @@ def _set_oversampling(model: GaussianEnsemble, terminated: Tensor) -> None:
     # with no end seen yet, none is imagined: the head would only guess (`fit` says so)
     surplus = math.log(drawn / (1 - drawn)) - math.log(natural / (1 - natural)) if extra else 0.0
     model.log_oversampling.fill_(surplus if ends else NEVER)
-
-
-def _those(data: Transitions, rows: Tensor) -> Transitions:
-    return Transitions(*(part[rows] for part in data))
 
 
 def optimiser(model: GaussianEnsemble) -> torch.optim.AdamW:

@@ -35,14 +35,14 @@ def outdated(
     Judged on held-out rows that teach all three, as far as the members disagree by `familiar` at most. `model` is left
     alone.
     """
-    held, new = fitting.held_out(data, model.settings.holdout), lessons.amin(1) == 1
+    held, new = fitting.held_out(data, model.settings.holdout), fitting.whole(lessons)
     known = disagreement(model, data.obs, data.action) <= familiar
     if (held & new & known).sum() < FEWEST:
         return [False] * lessons.shape[1]
     forgets, remembers = copy.deepcopy(model), copy.deepcopy(model)
     forgets.fit(data, rng=rng, lessons=lessons)
     remembers.fit(data, rng=rng, lessons=lessons.clamp_min(ALMOST))
-    old_rows, new_rows = (Transitions(*(part[rows] for part in data)) for rows in (held & ~new, held & new & known))
+    old_rows, new_rows = data.at(held & ~new), data.at(held & new & known)
     usual, before, after = (
         misfit(one, rows, remembers.y_std)
         for one, rows in ((remembers, old_rows), (remembers, new_rows), (forgets, new_rows))

@@ -6,7 +6,7 @@ held against what was promised of them, and alarms are handed to the algorithm.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
+from dyna import fitting
 from dyna.base import DynaMixin
 from dyna.calibration import Thresholds, surprise
 from dyna.configurator import Configurator, Verdict
@@ -23,13 +24,11 @@ from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.restarts import DROPPED
 from dyna.rings import Ring
-from dyna.types import Transitions
 from dyna.windows import Closed, Windows, newest_steps
 
 Acting = Literal["plan", "confident", "policy"]
 
 REMEMBERED_PLANS = 2_000
-_STATEFUL = ("configurator", "plans")
 
 
 class PlanningMixin(DynaMixin):
@@ -40,6 +39,8 @@ class PlanningMixin(DynaMixin):
     one-hot ones, which the policy's `unscale_action` makes numbers of.
     """
 
+    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans")
+    """Attributes with a state_dict, which checkpoints hold."""
     policy: ForesightMixin
     acting: Acting
     horizon: int  # steps of a plan
@@ -134,7 +135,7 @@ class PlanningMixin(DynaMixin):
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
         data = self.replay_buffer.all_transitions()
         lessons = self.lessons(len(data.obs))
-        self.configurator.freeze(self.world_model, data, None if lessons is None else lessons.amin(1) == 1)
+        self.configurator.freeze(self.world_model, data, None if lessons is None else fitting.whole(lessons))
         self.trusted[:] = 0
 
     def _sample_action(
@@ -167,7 +168,7 @@ class PlanningMixin(DynaMixin):
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""
         everyone = Closed(torch.arange(self.n_envs), 1, self.trusted, self.trusted)
-        newest = Transitions(*(part[0] for part in newest_steps(self.replay_buffer, everyone)))
+        newest = newest_steps(self.replay_buffer, everyone).at(0)
         self.trusted[self.thresholds.missed(surprise(self.world_model, newest))[0]] = 0
 
     def _setup_model(self) -> None:
@@ -206,12 +207,12 @@ class PlanningMixin(DynaMixin):
 
     def extra_state(self) -> dict[str, Any]:
         """As ever, with what is promised and not yet known, what the detectors heard, and the plans made."""
-        return {**super().extra_state(), **{name: getattr(self, name).state_dict() for name in _STATEFUL}}
+        return {**super().extra_state(), **{name: getattr(self, name).state_dict() for name in self.stateful}}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
         super().load_extra_state(state)
-        for name in _STATEFUL:
+        for name in self.stateful:
             getattr(self, name).load_state_dict(state[name])
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -219,4 +220,4 @@ class PlanningMixin(DynaMixin):
         return [*names, "thresholds"], tensors
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "thresholds", "warm_start", "trusted", *_STATEFUL]
+        return [*super()._excluded_save_params(), "thresholds", "warm_start", "trusted", *self.stateful]

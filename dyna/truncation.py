@@ -314,7 +314,7 @@ def _subsample(data: Transitions, rows: int, rng: torch.Generator) -> Transition
     if len(data.obs) <= rows:
         return data
     chosen = torch.randperm(len(data.obs), generator=rng, device=data.obs.device)[:rows]
-    return Transitions(*(column[chosen] for column in data))
+    return data.at(chosen)
 
 
 def _draw(prediction: Prediction, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,6 +25,10 @@ class Transitions(NamedTuple):
     next_obs: Tensor  # [B, S] env units; at an episode's end the final observation, not the reset's
     terminated: Tensor  # [B] float, 1 where the task ended; 0 at a time limit
 
+    def at(self, rows: Tensor | slice | int) -> Transitions:
+        """Those rows alone, by number, by mask or by place."""
+        return Transitions(*(part[rows] for part in self))
+
 
 class ImaginedTransitions(NamedTuple):
     """One imagined step a row, with where it came from."""

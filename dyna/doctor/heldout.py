@@ -55,23 +55,18 @@ def foresee(sample: Sample, seed: int, *, history: bool) -> Foreseen:
     if history:
         rows = with_past(sample)
         action = torch.cat([data.action[rows], data.obs[rows - 1], data.action[rows - 1]], 1)
-        data, fold = taken(data, rows)._replace(action=action), fold[rows]
+        data, fold = data.at(rows)._replace(action=action), fold[rows]
     change, reward, p_terminated = (torch.empty_like(part) for part in (data.obs, data.reward, data.terminated))
     for k in range(FOLDS):
-        model = _fitted(taken(data, fold != k), seed + k)
+        model = _fitted(data.at(fold != k), seed + k)
         held = fold == k
-        change[held], reward[held], p_terminated[held] = _told(model, taken(data, held))
+        change[held], reward[held], p_terminated[held] = _told(model, data.at(held))
     return Foreseen(rows, change, reward, p_terminated, fold)
 
 
 def with_past(sample: Sample) -> Tensor:
     """Rows that follow another of the same episode."""
     return (sample.episode[1:] == sample.episode[:-1]).nonzero().flatten() + 1
-
-
-def taken(data: Transitions, rows: Tensor) -> Transitions:
-    """Some of the rows."""
-    return Transitions(*(part[rows] for part in data))
 
 
 def _fitted(data: Transitions, seed: int) -> GaussianEnsemble:

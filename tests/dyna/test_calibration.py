@@ -82,7 +82,7 @@ def test_each_head_is_surprised_by_its_own_errors_alone(model: GaussianEnsemble,
 
 
 def ends(of: Transitions) -> Transitions:
-    return Transitions(*(part[of.terminated > 0] for part in of))
+    return of.at(of.terminated > 0)
 
 
 def test_ends_are_missed_no_more_often_than_other_rows(model: GaussianEnsemble) -> None:
@@ -98,7 +98,7 @@ def test_too_few_ends_say_nothing_about_what_an_end_may_be_like(
 ) -> None:
     thresholds, held = Thresholds(), rows(1_000, seed=1)
     kept = (held.terminated == 0) | (held.terminated.cumsum(0) <= known)
-    thresholds.freeze(model, Transitions(*(part[kept] for part in held)), torch.tensor(0.3), torch.tensor(0.1))
+    thresholds.freeze(model, held.at(kept), torch.tensor(0.3), torch.tensor(0.1))
     assert thresholds.heads.isfinite().tolist() == [True, True, finite]
     assert thresholds.wide.isfinite().tolist() == [True, True, False]
 
