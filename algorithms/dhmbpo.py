@@ -22,6 +22,7 @@ from dyna.bounded import BoundedCritic, BoundedSACPolicy
 from dyna.errors import UserError
 from dyna.truncation import Truncation
 from dyna.types import Transitions
+from dyna.unrolled import can_unroll, unroll
 from dyna.value_expansion import Expansion, Mask, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
@@ -168,11 +169,11 @@ class DHMBPO(DynaMixin, SAC):
         actor, critic, alpha = self.actor, self.critic, self._alpha()
         start = self._starts(batch_size)
         horizon = max(self.training_horizon, 1)
-        rollout = expand(self.world_model, self._sample, start, horizon, mask=self.mask, rng=self.rng)
+        rollout = self._rollout(start, horizon)
         target = self._targets(rollout.detach(), alpha)
         ahead = rollout if self.training_horizon else rollout.at_once()
         last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
-        value = ahead.action_values(last, alpha=alpha, gamma=self.gamma)[0]
+        value = ahead.first_value(last, alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
         obs, action = (part[:-1].detach().flatten(0, 1) for part in (rollout.obs, rollout.action))
         error = (critic.values(obs, action) - target) / critic.scale
@@ -185,6 +186,12 @@ class DHMBPO(DynaMixin, SAC):
             excess = entropy - float(self.target_entropy)
             actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
+
+    def _rollout(self, start: Tensor, horizon: int) -> Expansion:
+        """The training rollout, its gradient written by hand where that is possible."""
+        if can_unroll(self.world_model, self.actor):
+            return unroll(self.world_model, self.actor, start, horizon, mask=self.mask, rng=self.rng)
+        return expand(self.world_model, self._sample, start, horizon, mask=self.mask, rng=self.rng)
 
     def _starts(self, rows: int) -> Tensor:
         """The states [B, S] that an update begins from."""

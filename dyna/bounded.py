@@ -7,28 +7,11 @@ from typing import Any, cast
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from dyna.actor_critic import StackedCritic, StackedSACPolicy
-
-
-class Standardised(FlattenExtractor):
-    """Observations in units of the data's spread, [B, S] -> [B, S]; as they are until `moments` are set."""
-
-    mean: Tensor  # [S]
-    std: Tensor  # [S]
-    known: Tensor  # [] whether they were set
-
-    def __init__(self, observation_space: spaces.Space[Any]) -> None:
-        super().__init__(observation_space)
-        self.register_buffer("mean", torch.zeros(self.features_dim))
-        self.register_buffer("std", torch.ones(self.features_dim))
-        self.register_buffer("known", torch.tensor(False))
-
-    def forward(self, observations: Tensor) -> Tensor:
-        return (super().forward(observations) - self.mean) / self.std
+from dyna.units import Standardised
 
 
 class BoundedCritic(StackedCritic):

@@ -44,6 +44,13 @@ class Expansion(NamedTuple):
             values.append(reward + gamma * (1 - end) * (values[-1] - alpha * log_prob))
         return torch.stack(values[::-1])
 
+    def first_value(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
+        """Discounted entropy-regularised return [B] of the first action: the first of `action_values`, sooner."""
+        discount = gamma ** torch.arange(len(self.log_prob), device=last_value.device).unsqueeze(1)
+        weight = discount * self.alive
+        earned = torch.cat([self.reward, last_value.unsqueeze(0)])
+        return (weight * earned).sum(0) - alpha * (weight[1:] * self.log_prob[1:]).sum(0)
+
     def detach(self) -> Expansion:
         """The same numbers without gradient."""
         return Expansion(*(part.detach() for part in self))
@@ -69,15 +76,12 @@ def expand(
     with the probability that it is reached. `hard` makes this 0 or 1. Only `differentiable` lets gradients flow through
     the probability: how steeply a classifier rises is a matter of its fit, and not of the task.
     """
-    members = model.settings.members
-    if len(start) % members:
-        raise ValueError(f"rows must be a multiple of the {members} members, got {len(start)}")
-    obs = start
+    obs = shared(start, model)
     steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
     for _ in range(horizon):
         action, log_prob = policy(obs)
         outcome = _step(model, obs, action, rng)
-        steps.append((obs, action, log_prob, outcome.reward, _end(outcome.terminated, mask)))
+        steps.append((obs, action, log_prob, outcome.reward, counted(outcome.terminated, mask)))
         obs = outcome.next_obs
     action, log_prob = policy(obs)
     passed, actions, log_probs, rewards, ends = zip(*steps, strict=True)
@@ -90,8 +94,15 @@ def expand(
     )
 
 
-def _end(p_terminated: Tensor, mask: Mask) -> Tensor:
-    """How far a step counts as the last [B]."""
+def shared(start: Tensor, model: GaussianEnsemble) -> Tensor:
+    """The rows [B, S], if every member can take an equal part of them; raises ValueError otherwise."""
+    if len(start) % model.settings.members:
+        raise ValueError(f"rows must be a multiple of the {model.settings.members} members, got {len(start)}")
+    return start
+
+
+def counted(p_terminated: Tensor, mask: Mask) -> Tensor:
+    """How far a step counts as the last, from the probability that it is, any shape."""
     if mask == "hard":
         return (p_terminated > 0.5).to(p_terminated)
     return p_terminated if mask == "differentiable" else p_terminated.detach()

@@ -23,7 +23,6 @@ from stable_baselines3 import SAC
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyna import actor_critic
-from dyna.algorithms import dhmbpo
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.mbpo import MBPO
 from tests.benchmarks.timing import PRODUCT_FLOP, interleaved, machine, products
@@ -117,7 +116,7 @@ def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, fl
             (agent.get_env(), "step", lambda *_: ENVIRONMENT),
             (agent, "fit_world_model", lambda *_: FIT),
             (agent, "dream", lambda *_: DISTRIBUTION),
-            (dhmbpo, "expand", lambda *_: TRAINING),
+            (agent, "_rollout", lambda *_: TRAINING),
             (agent, "_targets", lambda *_: TARGET),
             (actor_critic, "step", of_optimiser),
         ):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dyna.bounded import BoundedSACPolicy, Standardised
+from dyna.bounded import BoundedSACPolicy
+from dyna.units import Standardised
 
 
 @pytest.fixture

@@ -74,6 +74,12 @@ def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> No
     assert torch.equal(whole.at_once().obs[-1], whole.obs[0])
 
 
+def test_the_value_of_the_first_action_is_the_first_of_all_values() -> None:
+    expansion = rolled(model(ones, lambda *_: torch.full((6,), 0.25)))._replace(log_prob=torch.randn(4, 6))
+    terms = {"last_value": torch.randn(6), "alpha": torch.tensor(0.3), "gamma": 0.9}
+    torch.testing.assert_close(expansion.first_value(**terms), expansion.action_values(**terms)[0])
+
+
 def test_entropy_is_paid_for_every_action_to_come() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)), horizon=1)._replace(
         log_prob=torch.tensor([[-1.0], [-3.0]]).expand(2, 6)
