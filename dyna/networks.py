@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from dyna.kernels.activations import normalised_silu, normalised_silu_back
 
 Activation = Callable[[Tensor], Tensor]
 Affine = Callable[[Tensor, Tensor, Tensor], Tensor]  # bias, x, weight -> x @ weight + bias
@@ -19,6 +22,32 @@ BLOCK = 1024  # rows
 def silu(x: Tensor) -> Tensor:
     """The activation x sigmoid(x), element by element; where no gradient is asked for, it overwrites x."""
     return functional.silu(x, inplace=not torch.is_grad_enabled())
+
+
+class NormalisedSiLU(torch.autograd.Function):
+    """SiLU of the units [..., n] of a layer, normalised row by row, in one pass: a third of the time of the two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y, norm, slope = (torch.empty_like(x) for _ in range(3))
+        per_std = x.new_empty(x.shape[:-1])
+        normalised_silu(_rows(x), _rows(y), _rows(norm), _rows(slope), per_std.view(-1).numpy())
+        ctx.save_for_backward(norm, slope, per_std)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, by_y: Tensor) -> Tensor:
+        norm, slope, per_std = ctx.saved_tensors
+        by_x = torch.empty_like(norm)
+        given = _rows(by_y.contiguous()), _rows(norm), _rows(slope)
+        normalised_silu_back(*given, per_std.view(-1).numpy(), _rows(by_x))
+        return by_x
+
+
+def _rows(x: Tensor) -> Any:
+    return x.detach().view(-1, x.shape[-1]).numpy()
 
 
 class EnsembleLinear(nn.Module):
@@ -92,8 +121,15 @@ class EnsembleMLP(nn.Module):
     def _through(self, x: Tensor, layers: list[tuple[Tensor, Tensor]], affine: Affine) -> Tensor:
         for bias, weight in layers[:-1]:
             x = affine(bias, x, weight)
-            if self.layer_norm:
-                x = functional.layer_norm(x, x.shape[-1:])
-            x = self.activation(x)
+            x = self._activated(x)
         bias, weight = layers[-1]
+        if weight.shape[-1] == 1:  # a product with one column is several times slower than this
+            return (x * weight.mT).sum(-1, keepdim=True) + bias
         return affine(bias, x, weight)
+
+    def _activated(self, x: Tensor) -> Tensor:
+        if not self.layer_norm:
+            return self.activation(x)
+        if isinstance(self.activation, nn.SiLU) and x.device.type == "cpu":
+            return NormalisedSiLU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+        return self.activation(functional.layer_norm(x, x.shape[-1:]))

@@ -21,8 +21,17 @@ log = logging.getLogger("dyna")
 
 def compiled(function: F) -> F:
     """`function` as machine code, kept on disk in the package folder, `NUMBA_CACHE_DIR` or the user's cache folder."""
+    return _compiled(function, fastmath=False)
+
+
+def reordered(function: F) -> F:
+    """As `compiled`; sums may be taken in another order than they are written, and so by vectors."""
+    return _compiled(function, fastmath={"reassoc", "contract", "nsz", "arcp"})
+
+
+def _compiled(function: F, **options: Any) -> F:
     try:
-        return cast(F, njit(cache=True, error_model="numpy")(function))
+        return cast(F, njit(cache=True, error_model="numpy", **options)(function))
     except RuntimeError as error:  # none of the three can be written to
         log.debug("%s is compiled anew in every process: %s", function.__name__, error)
-        return cast(F, njit(error_model="numpy")(function))
+        return cast(F, njit(error_model="numpy", **options)(function))
