@@ -22,7 +22,7 @@ from dyna.networks import EnsembleLinear
 from dyna.types import Outcome
 from dyna.units import Standardised
 from dyna.value_expansion import Expansion, Mask, counted, shared
-from dyna.world_model import EDGE, MAX_LOG_VAR, MIN_LOG_VAR, GaussianEnsemble
+from dyna.world_model import EDGE, MAX_LOG_VAR, MIN_LOG_VAR, SPAN, GaussianEnsemble
 
 silu_backward = torch.ops.aten.silu_backward
 
@@ -151,7 +151,7 @@ class _Dream:
         self.members, rows = model.settings.members, obs.shape[1]
         self.state, self.outcome = _Layers(model.state_network.layers), _Layers(model.outcome_network.layers)
         self.x, self.by_mean = obs.new_empty(rows, model.obs_size + model.action_size), torch.empty_like(obs[0])
-        self.z = obs.new_empty(len(reward), rows, model.obs_size * 4 + model.action_size)
+        self.z = obs.new_empty(rows, model.obs_size * 4 + model.action_size)
         self.state_kept: list[list[Tensor]] = []
         self.outcome_kept: list[list[Tensor]] = []
         self.by_head = obs.new_empty(rows, 3)
@@ -165,10 +165,9 @@ class _Dream:
         kernels.enter(t, self.obs, self.action, self.units, self.x.numpy())
         head, kept = self.state.forward(self._dealt(self.x))
         self.state_kept.append(kept)
-        z = self.z[t]
         flat = head.flatten(0, 1).numpy()
-        kernels.arrive(t, flat, self.noise, self.x.numpy(), self.units, self.obs, z.numpy())
-        head, kept = self.outcome.forward(self._dealt(z))
+        kernels.arrive(t, flat, self.noise, self.x.numpy(), self.units, self.obs, self.z.numpy())
+        head, kept = self.outcome.forward(self._dealt(self.z))
         self.outcome_kept.append(kept)
         kernels.conclude(t, head.flatten(0, 1).numpy(), self.units, self.reward, self.end)
 
@@ -176,7 +175,7 @@ class _Dream:
         obs = by_obs.numpy()
         kernels.conclude_back(t, by_reward.numpy(), by_end.numpy(), self.end, self.units, self.by_head.numpy())
         by_z = self.outcome.back(self._dealt(self.by_head), self.outcome_kept[t]).flatten(0, 1).numpy()
-        kernels.arrive_back(t, by_z, self.z[t].numpy(), self.units, obs, self.by_mean.numpy())
+        kernels.arrive_back(t, by_z, self.units, obs, self.by_mean.numpy())
         by_x = self.state.back(self._dealt(self.by_mean), self.state_kept[t]).flatten(0, 1).numpy()
         kernels.enter_back(t, by_x, by_z, self.units, obs, by_action.numpy())
 
@@ -214,7 +213,8 @@ def units_of(model: GaussianEnsemble) -> kernels.Units:
         y_std=model.y_std.numpy(),
         low=model.alive_low.numpy(),
         high=model.alive_high.numpy(),
-        edge=(model.x_std[: model.obs_size] / EDGE).numpy(),
+        edge=(EDGE * model.x_std[: model.obs_size]).numpy(),
+        span=np.float32(SPAN),
         least=np.float32(math.exp(MIN_LOG_VAR)),
         most=np.float32(math.exp(MAX_LOG_VAR)),
         surplus=np.float32(model.log_oversampling),

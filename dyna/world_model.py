@@ -28,7 +28,9 @@ KnownTermination = Callable[[Tensor, Tensor, Tensor], Tensor]
 """An exact termination: obs [B, S], action [B, A] in [-1, 1], next_obs [B, S] -> bool [B]."""
 
 MIN_LOG_VAR, MAX_LOG_VAR = -13.8, 2.0  # of a normalised target: no dimension is claimed to be known better than 1e-3
-EDGE = 20.0  # how sharply the outcome networks see the edge of the box of living states, per standard deviation
+EDGE = 1e-3  # standard deviations from the edge of the box of living states that the outcome networks tell apart
+SPAN = 4.0  # what the logarithm of a distance in units of EDGE is divided by
+FAR = 1e6  # where the edges lie before any state was seen
 OUTCOME_HIDDEN = (128, 128)  # units of the networks for reward and termination
 
 
@@ -148,8 +150,8 @@ class GaussianEnsemble(nn.Module):
             "x_std": torch.ones(obs_size + action_size),
             "y_mean": torch.zeros(obs_size + 1),
             "y_std": torch.ones(obs_size + 1),
-            "alive_low": torch.full((obs_size,), -math.inf),
-            "alive_high": torch.full((obs_size,), math.inf),
+            "alive_low": torch.full((obs_size,), -FAR),
+            "alive_high": torch.full((obs_size,), FAR),
             "log_oversampling": torch.zeros(()),
             "elites": torch.arange(settings.elites),
             "delta": torch.tensor(settings.target != "next_obs"),
@@ -235,10 +237,12 @@ class GaussianEnsemble(nn.Module):
     def outcome_input(self, x: Tensor, next_obs: Tensor) -> Tensor:
         """Normalised input [E, B, S+A] and raw next observation [E, B, S] -> what the outcome networks see."""
         arrived = (next_obs - self.x_mean[: self.obs_size]) / self.x_std[: self.obs_size]
-        # most tasks end where one quantity leaves an interval; a plain network finds such an edge only slowly
-        scale = self.x_std[: self.obs_size] / EDGE
-        beyond = torch.cat([next_obs - self.alive_high, self.alive_low - next_obs], dim=-1) / torch.cat([scale, scale])
-        return torch.cat([x, arrived, beyond.tanh()], dim=-1)
+        # Most tasks end where one quantity leaves an interval; a plain network finds such an edge slowly, and a policy
+        # lives where it was not found. The logarithm tells small distances apart and large ones too; its slope is no
+        # matter of the task.
+        there, edge = next_obs.detach(), EDGE * self.x_std[: self.obs_size]
+        beyond = torch.cat([there - self.alive_high, self.alive_low - there], dim=-1) / torch.cat([edge, edge])
+        return torch.cat([x, arrived, beyond.asinh() / SPAN], dim=-1)
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""

@@ -7,7 +7,7 @@ Arrays are float32: `obs` [H+1, B, S], `action` and `noise` [H+1, B, A], `log_pr
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,6 @@ ONE, HALF = np.float32(1), np.float32(0.5)
 LOG_SQRT_2PI = np.float32(0.5 * math.log(2 * math.pi))
 MARGIN = np.float32(1e-6)  # keeps the density of an action at its bound finite
 MIN_LOG_STD, MAX_LOG_STD = np.float32(-20), np.float32(2)  # SB3's
-SATURATED = np.float32(9)  # beyond it tanh is 1 in float32
 
 
 class Units(NamedTuple):
@@ -29,7 +28,8 @@ class Units(NamedTuple):
     y_std: Floats  # [S+1]
     low: Floats  # [S] the box of living states
     high: Floats  # [S]
-    edge: Floats  # [S] how wide its edge is
+    edge: Floats  # [S] how near to it small distances are told apart
+    span: np.float32  # what the logarithm of a distance is divided by
     least: np.float32  # variance of a normalised target
     most: np.float32  # another one
     surplus: np.float32  # of terminal rows in training batches, log odds
@@ -105,21 +105,18 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Fl
             variance = units.least + units.most / (ONE + math.exp(-head[row, size + i]) * units.most)
             obs[t + 1, row, i] = mean + math.sqrt(variance) * units.y_std[i] * noise[t, row, i]
             z[row, seen + i] = (mean - units.x_mean[i]) / units.x_std[i]
-            z[row, seen + size + i] = squashed((mean - units.high[i]) / units.edge[i])
-            z[row, seen + 2 * size + i] = squashed((units.low[i] - mean) / units.edge[i])
+            z[row, seen + size + i] = math.asinh((mean - units.high[i]) / units.edge[i]) / units.span
+            z[row, seen + 2 * size + i] = math.asinh((units.low[i] - mean) / units.edge[i]) / units.span
 
 
 @compiled
-def arrive_back(t: int, by_z: Floats, z: Floats, units: Units, by_obs: Floats, by_mean: Floats) -> None:
-    """From the gradients of what followed to that of the state networks' means [B, S]; noise has no slope."""
+def arrive_back(t: int, by_z: Floats, units: Units, by_obs: Floats, by_mean: Floats) -> None:
+    """From the gradients of what followed to that of the state networks' means [B, S]; noise and edges have no slope."""
     rows, size = by_obs.shape[1:]
-    seen = z.shape[1] - 3 * size
+    seen = by_z.shape[1] - 3 * size
     for row in range(rows):
         for i in range(size):
-            above, below = z[row, seen + size + i], z[row, seen + 2 * size + i]
             slope = by_obs[t + 1, row, i] + by_z[row, seen + i] / units.x_std[i]
-            slope += by_z[row, seen + size + i] * (ONE - above * above) / units.edge[i]
-            slope -= by_z[row, seen + 2 * size + i] * (ONE - below * below) / units.edge[i]
             by_mean[row, i] = slope * units.y_std[i]
             if units.delta:
                 by_obs[t, row, i] += slope
@@ -139,13 +136,3 @@ def conclude_back(t: int, by_reward: Floats, by_end: Floats, end: Floats, units:
         by_head[row, 0] = by_reward[t, row] * units.y_std[-1]
         by_head[row, 1] = np.float32(0)
         by_head[row, 2] = by_end[t, row] * end[t, row] * (ONE - end[t, row])
-
-
-@compiled
-def squashed(value: Any) -> Any:
-    """The hyperbolic tangent, at once where that is 1: many dimensions lie far from where states end."""
-    if value > SATURATED:
-        return ONE
-    if value < -SATURATED:
-        return -ONE
-    return np.float32(math.tanh(value))

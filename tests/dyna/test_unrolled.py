@@ -38,8 +38,7 @@ def world(target: str = "delta", members: int = 3, elites: int = 2, depth: int =
             buffer.uniform_(0.5, 2)
         model.y_std[:-1].mul_(0.3)
         model.alive_low.fill_(-1.0)
-        model.alive_high.fill_(math.inf)  # a dimension without an edge
-        model.alive_high[:3] = 1.0
+        model.alive_high[:3] = 1.0  # the last dimension has no edge
         model.log_oversampling.fill_(0.7)
     return model
 

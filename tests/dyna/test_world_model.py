@@ -131,6 +131,25 @@ def test_an_end_at_the_edge_of_an_interval_is_told_sharply() -> None:
     assert metrics["termination_f1"] > 0.8
 
 
+def test_an_end_just_beyond_the_edge_is_told_from_a_state_just_within() -> None:
+    rng = generator()
+    obs, action = torch.randn(6_000, 10, generator=rng), torch.rand(6_000, 1, generator=rng) * 2 - 1
+    reached = obs[:, 3] + action[:, 0]
+    crowd = torch.rand(6_000, generator=rng) < 0.2  # a policy that leans as far as it may
+    reached[crowd] = 1.5 - 0.1 * torch.rand(int(crowd.sum()), generator=rng).square() + 0.01
+    next_obs = obs.clone()
+    next_obs[:, 3] = reached
+    data = Transitions(obs, action, torch.zeros(6_000), next_obs, (reached > 1.5).float())
+    train, fresh = data.at(slice(4_000)), data.at(slice(4_000, None))
+    model, _ = fitted(train, dataclasses.replace(SMALL, max_updates=500))
+    near = fresh.at((fresh.next_obs[:, 3] - 1.5).abs() < 0.01)
+    x = model.normalise_input(near.obs, near.action).expand(3, -1, -1)
+    with torch.no_grad():
+        likely = model.outcome_head(x, near.next_obs.expand(3, -1, -1)).logit.mean(0) > model.log_oversampling
+    assert len(near.obs) > 100
+    assert (likely == (near.terminated > 0)).float().mean() > 0.85
+
+
 def test_no_termination_seen_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="dyna")
     _, metrics = fitted(linear_system())
