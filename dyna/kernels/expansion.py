@@ -111,7 +111,7 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Fl
 
 @compiled
 def arrive_back(t: int, by_z: Floats, units: Units, by_obs: Floats, by_mean: Floats) -> None:
-    """From the gradients of what followed to that of the state networks' means [B, S]; noise and edges have no slope."""
+    """From the gradients of what followed to that of the state networks' means [B, S]; noise has none, nor an edge."""
     rows, size = by_obs.shape[1:]
     seen = by_z.shape[1] - 3 * size
     for row in range(rows):
