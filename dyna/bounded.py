@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
 from dyna.actor_critic import StackedCritic, StackedSACPolicy
+from dyna.errors import UserError
 from dyna.units import Standardised
 
 
@@ -49,7 +50,7 @@ class BoundedCritic(StackedCritic):
 class BoundedSACPolicy(StackedSACPolicy):
     """Bounded critics with normalised hidden layers, five of them, and standardised observations.
 
-    Unless given: `net_arch` [96, 96], SiLU activations.
+    Unless given: `net_arch` [96, 96], SiLU activations. Raises UserError where the actor has no hidden layer.
     """
 
     critic: BoundedCritic
@@ -67,6 +68,8 @@ class BoundedSACPolicy(StackedSACPolicy):
             "features_extractor_class": Standardised,
         }
         super().__init__(observation_space, action_space, lr_schedule, **(defaults | kwargs))
+        if not len(cast(nn.Sequential, self.actor.latent_pi)):
+            raise UserError(f"net_arch must have a hidden layer of the actor, got {self.net_arch}: try [96, 96]")
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:

@@ -125,6 +125,7 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
         ({"batch_size": None}, "batch_size must be a whole number of at least 1, got None"),
         ({"gamma": 1.0}, r"gamma must be below 1, for values are bounded by 1 / \(1 - gamma\), got 1.0"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
+        ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
     ],
 )
