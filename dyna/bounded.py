@@ -68,7 +68,7 @@ class BoundedSACPolicy(StackedSACPolicy):
             "features_extractor_class": Standardised,
         }
         super().__init__(observation_space, action_space, lr_schedule, **(defaults | kwargs))
-        if not len(cast(nn.Sequential, self.actor.latent_pi)):
+        if not len(self.actor.latent_pi):
             raise UserError(f"net_arch must have a hidden layer of the actor, got {self.net_arch}: try [96, 96]")
 
     @torch.no_grad()

@@ -3,14 +3,16 @@
     python -m tests.benchmarks.diagnosis RUN [--which last] [--episodes 10] [--deterministic]
 
 Plays episodes with the policy of a run, on seeds that training did not see, and prints how far the world model is off
-when it replays their actions, how well it knows their ends, and what the critics said of the steps beside the
-discounted return that followed, entropy included. Steps whose return was cut by a time limit are left out.
+when it replays their actions, how well it knows their ends, how long episodes go on from their states when the policy
+acts in the model, and what the critics said of the steps, in all and by the steps to the end, beside the discounted
+return that followed, entropy included. Steps whose return was cut by a time limit are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from dyna.imagination import horizon_error
 from dyna.types import Transitions
 
 DEPTHS = (1, 5, 20)
+TO_END = (0, 3, 10, 40, 160, 1_000)  # steps, from which to before which values are told
 FORGOTTEN = 0.01  # a return is whole where what was cut off weighs less
 
 
@@ -54,6 +57,7 @@ def main() -> None:
     print(f"mean return {float(played.steps.reward.sum() / played.last.sum()):.1f}\n")
     model_error(agent, played)
     ends(agent, played)
+    survival(agent, played)
     values(agent, played, temperature(run.path))
 
 
@@ -121,6 +125,41 @@ def ends(agent: Any, played: Played) -> None:
 
 
 @torch.no_grad()
+def survival(agent: Any, played: Played) -> None:
+    """Prints how many episodes go on from their states, in the environment and where the policy acts in the model.
+
+    Each member takes rows of its own through all steps, as in training. Where a time limit comes first is left out.
+    """
+    model, start = agent.world_model, played.steps.obs
+    members = model.settings.members
+    to_end, by_itself = remaining(played)
+    known = by_itself | (to_end >= max(DEPTHS))
+    real = {depth: 1 - float((to_end[known] < depth).float().mean()) for depth in DEPTHS}
+    rows = known.nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows))[: len(rows) - len(rows) % members]]
+    obs, alive = start[rows], torch.ones(len(rows))
+    if not len(rows):
+        return
+    print("going on, real and imagined: ", end="")
+    for depth in range(1, max(DEPTHS) + 1):
+        action, _ = actor_critic.sample_action(agent.actor, obs)
+        prediction = model.predict_own(*(part.view(members, -1, part.shape[1]) for part in (obs, action)))
+        mean, std, p_terminated = (part.flatten(0, 1) for part in prediction)
+        alive *= 1 - p_terminated
+        obs = mean[:, :-1] + std[:, :-1] * torch.randn(obs.shape)
+        if depth in DEPTHS:
+            print(f"{real[depth]:.3f} and {float(alive.mean()):.3f} after {depth}", end="  ")
+    print("\n")
+
+
+def remaining(played: Played) -> tuple[Tensor, Tensor]:
+    """Steps [B] that follow in each step's episode, and whether it then ended by itself [B]."""
+    last = played.last.nonzero().squeeze(1)
+    which = torch.searchsorted(last, torch.arange(len(played.last)))
+    return last[which] - torch.arange(len(played.last)), played.steps.terminated[last[which]] > 0
+
+
+@torch.no_grad()
 def values(agent: Any, played: Played, alpha: float) -> None:
     """Prints the critics' values beside the discounted returns that followed, entropy weighed by `alpha`."""
     gamma = agent.gamma
@@ -136,6 +175,12 @@ def values(agent: Any, played: Played, alpha: float) -> None:
         found[i] = following = float(played.steps.reward[i]) + gamma * following
         weight *= gamma
         whole[i] = weight < FORGOTTEN
+    to_end, by_itself = remaining(played)
+    for begin, stop in itertools.pairwise(TO_END):
+        rows = whole & by_itself & (begin <= to_end) & (to_end < stop)
+        if rows.any():
+            told, came = float(said[:, rows].mean()), float(found[rows].mean())
+            print(f"{begin} to {stop} steps before an end: said {told:.0f}, found {came:.0f}")
     said, found = said[:, whole], found[whole]
     if len(found) < 2:
         print("values: no step whose return is whole")
