@@ -1,8 +1,10 @@
 """Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR): one update a step, with gradients through
 the model.
 
-Long distribution rollouts make states that the policy would visit; from these, short training rollouts make a target
-for the critic and a gradient for the actor.
+Long distribution rollouts make states that the policy would visit; from these, short training rollouts make a gradient
+for the actor. Two things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al.
+2020, 1912.01603), and these pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an
+agent stay with what its model knows.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from dyna.errors import UserError
 from dyna.truncation import Truncation
 from dyna.types import Transitions
 from dyna.unrolled import can_unroll, unroll
-from dyna.value_expansion import Expansion, Mask, expand
+from dyna.value_expansion import Expansion, Mask, Valued, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
 NEWEST = 100_000  # rewards that tell what is usual
+EVALUATED = 2  # batches of states from which critics' rollouts begin
+KNOWN_NOTHING = 1.0  # spreads of disagreement beyond which a step is no more novel
 
 
 class DHMBPO(DynaMixin, SAC):
@@ -46,11 +50,14 @@ class DHMBPO(DynaMixin, SAC):
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
     :param gradient_steps: Updates of actor and critic each time a step was made.
     :param model_every: Environment steps between two fits of the world model.
-    :param dream_every: Updates between two distribution rollouts.
-    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from; with 0 they
-        begin from real ones.
+    :param dream_every: Updates between two distribution rollouts, and between two of those that critics learn from.
+    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from, and of the
+        critics' rollouts; with 0 updates begin from real states, and critics look as far as training rollouts.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
-        critics alone, whose targets look one step ahead.
+        critics alone.
+    :param trace: Lambda of the critics' returns: how far the steps of a rollout count before values do.
+    :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree about the next state by
+        as much as states usually change, in spreads of usual rewards.
     :param mask: How an imagined end stops a training rollout: soft, by its probability; hard, from one half on; or
         differentiable, by its probability and with its slope, which makes standing still a trap.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
@@ -79,6 +86,8 @@ class DHMBPO(DynaMixin, SAC):
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
+        trace: float = 0.95,
+        curiosity: float = 2.0,
         mask: Mask = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
@@ -90,6 +99,7 @@ class DHMBPO(DynaMixin, SAC):
             raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
+        limits.check({"trace": trace, "curiosity": curiosity})
         if mask not in get_args(Mask):
             raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
         if batch_size < world_model.members:
@@ -98,7 +108,9 @@ class DHMBPO(DynaMixin, SAC):
             )
         self.model_every, self.dream_every = model_every, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
+        self.trace, self.curiosity = trace, curiosity
         self.mask, self._derives_starts = mask, learning_starts is None
+        self._valued: Valued | None = None  # what critics learn from until the next evaluation
         generations = -(-model_every // dream_every) + 1
         self.settle(
             world_model=world_model,
@@ -145,9 +157,11 @@ class DHMBPO(DynaMixin, SAC):
         batch_size -= batch_size % self.world_model.settings.members
         losses = []
         for _ in range(gradient_steps):
-            if self.distribution_horizon and (self._n_updates % self.dream_every == 0 or self.imagined.size == 0):
-                self.dream(batch_size, self.distribution_horizon, keep_versions=1)
-            losses.append(self._update(batch_size))
+            if self._n_updates % self.dream_every == 0 or self._valued is None:
+                if self.distribution_horizon:
+                    self.dream(batch_size, self.distribution_horizon, keep_versions=1)
+                self._valued = self._evaluate(EVALUATED * batch_size)
+            losses.append(self._update(batch_size, self._valued))
             self._n_updates += 1
         self.updates["critic"] += gradient_steps
         self.updates["actor"] += gradient_steps
@@ -164,20 +178,44 @@ class DHMBPO(DynaMixin, SAC):
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=obs.device)
         return actor_critic.sample_action(self.actor, obs, noise)
 
-    def _update(self, batch_size: int) -> Losses:
-        """One step of critics, actor and entropy coefficient on one training rollout."""
+    def _evaluate(self, rows: int) -> Valued:
+        """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid.
+
+        The value of a state is the lower of two target critics'.
+        """
+        with torch.no_grad():
+            rollout = self._rollout(self._real_starts(rows), max(self.distribution_horizon, self.training_horizon, 1))
+            obs, action = (part.flatten(0, 1) for part in (rollout.obs, rollout.action))
+            said = self.critic_target.values(obs, action)
+            pair = torch.randperm(len(said), generator=self.rng, device=said.device)[:2]
+            paid = rollout._replace(reward=rollout.reward + self._bonus(rollout))
+            value = paid.action_values(
+                said[pair].amin(dim=0).view_as(rollout.log_prob),
+                alpha=self._alpha(),
+                gamma=self.gamma,
+                trace=self.trace,
+            )
+            return Valued.of(rollout, value[:-1].clamp(self.critic.low, self.critic.high))
+
+    def _bonus(self, rollout: Expansion) -> Tensor:
+        """What the steps of a rollout pay [H, B] for the members' disagreement about them."""
+        if not self.curiosity:
+            return torch.zeros_like(rollout.reward)
+        novelty = self.world_model.novelty(*(part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action)))
+        self.logger.record("imagination/novelty", float(novelty.mean()))
+        spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
+        return self.curiosity * spread * novelty.clamp_max(KNOWN_NOTHING).view_as(rollout.reward)
+
+    def _update(self, batch_size: int, valued: Valued) -> Losses:
+        """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, self._alpha()
-        start = self._starts(batch_size)
-        horizon = max(self.training_horizon, 1)
-        rollout = self._rollout(start, horizon)
-        target = self._targets(rollout.detach(), alpha)
+        rollout = self._rollout(self._starts(batch_size), max(self.training_horizon, 1))
         ahead = rollout if self.training_horizon else rollout.at_once()
         last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
         value = ahead.first_value(last, alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
-        obs, action = (part[:-1].detach().flatten(0, 1) for part in (rollout.obs, rollout.action))
-        error = (critic.values(obs, action) - target) / critic.scale
-        critic_loss = (rollout.alive[:-1].detach().flatten() * error.square()).mean(dim=1).sum()
+        obs, action, target = valued.sample(batch_size * max(self.training_horizon, 1), rng=self.rng)
+        critic_loss = ((critic.values(obs, action) - target) / critic.scale).square().mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
         actor_critic.step(critic.optimizer, critic_loss)
         actor_critic.update_target(critic, self.critic_target, self.tau)
@@ -188,7 +226,7 @@ class DHMBPO(DynaMixin, SAC):
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
 
     def _rollout(self, start: Tensor, horizon: int) -> Expansion:
-        """The training rollout, its gradient written by hand where that is possible."""
+        """A rollout of the policy, its gradient written by hand where that is possible."""
         if can_unroll(self.world_model, self.actor):
             return unroll(self.world_model, self.actor, start, horizon, mask=self.mask, rng=self.rng)
         return expand(self.world_model, self._sample, start, horizon, mask=self.mask, rng=self.rng)
@@ -197,15 +235,11 @@ class DHMBPO(DynaMixin, SAC):
         """The states [B, S] that an update begins from."""
         if self.distribution_horizon:
             return self.imagined.sample_transitions(rows).obs
-        return self.replay_buffer.sample_obs(rows)
+        return self._real_starts(rows)
 
-    def _targets(self, rollout: Expansion, alpha: Tensor) -> Tensor:
-        """Value expansions [H * B] of all actions but the last, whose value is the lower of two target critics'."""
-        with torch.no_grad():
-            last = self.critic_target.values(rollout.obs[-1], rollout.action[-1])
-            pair = torch.randperm(len(last), generator=self.rng, device=last.device)[:2]
-            values = rollout.action_values(last[pair].amin(dim=0), alpha=alpha, gamma=self.gamma)[:-1]
-            return values.flatten().clamp(self.critic.low, self.critic.high)
+    def _real_starts(self, rows: int) -> Tensor:
+        """States [B, S] of the environment."""
+        return self.replay_buffer.sample_obs(rows)
 
     def _set_units(self) -> None:
         """After a fit: the policy sees in the model's units, the critics know the range of returns."""
@@ -222,15 +256,29 @@ class DHMBPO(DynaMixin, SAC):
         ones it only keeps alive.
         """
         reward, horizon = data.reward, 1 / (1 - self.gamma)
-        slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
         least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
         centre, half = (least + most) / 2, (most - least) / 2
+        spread = max(half, float(reward.std()), 0.1 * abs(centre), 1e-6)
+        slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,
-            "high": max(0.0, float(reward.max()) + slack) * horizon,
+            "high": max(0.0, float(reward.max()) + slack + self.curiosity * KNOWN_NOTHING * spread) * horizon,
             "centre": centre * horizon,
-            "scale": max(half, float(reward.std()), 0.1 * abs(centre), 1e-6) * horizon,
+            "scale": spread * horizon,
         }
+
+    def extra_state(self) -> dict[str, Any]:
+        """As every Dyna method's, with what critics are learning from."""
+        return {**super().extra_state(), "valued": {} if self._valued is None else self._valued._asdict()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `extra_state` returned."""
+        super().load_extra_state(state)
+        valued = {name: part.to(self.device) for name, part in state["valued"].items()}
+        self._valued = Valued(**valued) if valued else None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_valued"]
 
     def _alpha(self) -> Tensor:
         return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()

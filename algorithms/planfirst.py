@@ -56,6 +56,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     :param temperature: How greedily a plan follows the best candidates, whose weights are exp(temperature score).
     :param recentre: Give the critics at every fit the constant that recent outcomes say they lack.
+    :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
     """
 
@@ -70,6 +71,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         temperature: float = 0.5,
         recentre: bool = False,
         distil: bool = False,
+        curiosity: float = 0.0,
         **more: Any,
     ) -> None:
         if isinstance(policy, type) and not issubclass(policy, PlanFirstPolicy):
@@ -78,7 +80,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             raise UserError(f"temperature must be finite and above 0, got {temperature}")
         self.temperature, self.recentre, self.distil = temperature, recentre, distil
         env = with_actions(env, spaces.Box, "DiscretePlanFirst takes a Discrete")
-        super().__init__(policy, env, **more)
+        super().__init__(policy, env, curiosity=curiosity, **more)
 
     # actor
 
@@ -147,11 +149,18 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     def _starts(self, rows: int) -> Tensor:
         """As DHMBPO's; while an alarm is answered, half of them are states whose outcome was a surprise."""
-        starts = super()._starts(rows)
-        if self.answers_alarm:
-            starts = torch.cat([self.configurator.surprising(rows // 2, self.rng), starts[rows // 2 :]])
-            starts = starts[torch.randperm(rows, generator=self.rng, device=starts.device)]  # members take equal parts
-        return starts
+        return self._with_surprises(super()._starts(rows))
+
+    def _real_starts(self, rows: int) -> Tensor:
+        """As DHMBPO's, with surprises likewise."""
+        return self._with_surprises(super()._real_starts(rows))
+
+    def _with_surprises(self, starts: Tensor) -> Tensor:
+        rows = len(starts)
+        if not self.answers_alarm:
+            return starts
+        starts = torch.cat([self.configurator.surprising(rows // 2, self.rng), starts[rows // 2 :]])
+        return starts[torch.randperm(rows, generator=self.rng, device=starts.device)]  # members take equal parts
 
     def _distil(self) -> None:
         """One step of the policy towards plans it has seen: KL(pi || plan), weighed as its entropy is."""

@@ -11,6 +11,7 @@ from dyna.errors import UserError
 
 _SHARES = (
     "real_share",
+    "trace",
     "gamma",
     "gae_lambda",
     "tau",
@@ -25,7 +26,7 @@ _COUNTS = (
 )
 _COUNTS_FROM_ZERO = ("learning_starts", "distribution_horizon", "training_horizon")
 _NOT_NEGATIVE = (
-    *("learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
+    *("curiosity", "learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
     *("noise_std", "rms_prop_eps", "target_policy_noise", "target_noise_clip", "target_kl", "cg_damping"),
 )
 RANGES: dict[str, tuple[float, float]] = {

@@ -35,14 +35,17 @@ class Expansion(NamedTuple):
         """Probability [H+1, B] that the task has not ended before the step; 1 at first."""
         return torch.cat([torch.ones_like(self.log_prob[:1]), (1 - self.end).cumprod(dim=0)])
 
-    def action_values(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
-        """Discounted entropy-regularised return [H+1, B] of every action, the last one's [B] given."""
-        values = [last_value]
-        for reward, end, log_prob in zip(
-            *(part.flip(0) for part in (self.reward, self.end, self.log_prob[1:])), strict=True
-        ):
-            values.append(reward + gamma * (1 - end) * (values[-1] - alpha * log_prob))
-        return torch.stack(values[::-1])
+    def action_values(self, value: Tensor, *, alpha: Tensor, gamma: float, trace: float = 1.0) -> Tensor:
+        """Entropy-regularised return [H+1, B] of every action, from `value` [H+1, B], what critics say of them.
+
+        The lambda-return (Sutton & Barto 2018, section 12.1) with `trace` as its lambda: with 1 only the last value
+        counts, with 0 each action looks one step ahead.
+        """
+        returns = [value[-1]]
+        for t in range(len(self.reward) - 1, -1, -1):
+            following = torch.lerp(value[t + 1], returns[-1], trace) - alpha * self.log_prob[t + 1]
+            returns.append(self.reward[t] + gamma * (1 - self.end[t]) * following)
+        return torch.stack(returns[::-1])
 
     def first_value(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
         """Discounted entropy-regularised return [B] of the first action: the first of `action_values`, sooner."""
@@ -51,13 +54,29 @@ class Expansion(NamedTuple):
         earned = torch.cat([self.reward, last_value.unsqueeze(0)])
         return (weight * earned).sum(0) - alpha * (weight[1:] * self.log_prob[1:]).sum(0)
 
-    def detach(self) -> Expansion:
-        """The same numbers without gradient."""
-        return Expansion(*(part.detach() for part in self))
-
     def at_once(self) -> Expansion:
         """The same without its steps: the first action is the last."""
         return Expansion(self.obs[:1], self.action[:1], self.log_prob[:1], self.reward[:0], self.end[:0])
+
+
+class Valued(NamedTuple):
+    """Imagined steps and what they are worth: what critics learn from."""
+
+    obs: Tensor  # [N, S] env units
+    action: Tensor  # [N, A] in [-1, 1]
+    value: Tensor  # [N] discounted return
+
+    @classmethod
+    def of(cls, rollout: Expansion, value: Tensor) -> Valued:
+        """The steps of a rollout that are more likely to be reached than not, with their values [H, B]."""
+        rows = (rollout.alive[:-1].flatten() > 0.5).nonzero().squeeze(1)
+        obs, action = (part[:-1].flatten(0, 1)[rows] for part in (rollout.obs, rollout.action))
+        return cls(obs, action, value.flatten()[rows])
+
+    def sample(self, rows: int, *, rng: torch.Generator) -> Valued:
+        """[rows, .] of them, uniform with replacement."""
+        drawn = torch.randint(len(self.value), (rows,), generator=rng, device=self.value.device)
+        return Valued(*(part.index_select(0, drawn) for part in self))
 
 
 def expand(

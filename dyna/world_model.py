@@ -244,6 +244,16 @@ class GaussianEnsemble(nn.Module):
         beyond = torch.cat([there - self.alive_high, self.alive_low - there], dim=-1) / torch.cat([edge, edge])
         return torch.cat([x, arrived, beyond.asinh() / SPAN], dim=-1)
 
+    @torch.no_grad()
+    def novelty(self, obs: Tensor, action: Tensor) -> Tensor:
+        """How far the members' next states lie apart: [B, S], [B, A] -> [B], root mean square over dimensions.
+
+        In spreads of the target; 0 for a single member. Sekar et al. 2020 (Plan2Explore, 2005.05960), section 3.
+        """
+        x = self.normalise_input(obs, action)
+        said = self.state_head(x.expand(self.settings.members, *x.shape)).mean
+        return said.var(0, correction=0).mean(-1).sqrt()
+
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""
         state = self.state_head(x, members)

@@ -11,6 +11,7 @@ from stable_baselines3 import SAC
 
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.errors import UserError
+from dyna.value_expansion import Valued
 from dyna.world_model import EnsembleSettings
 from tests.probes import ActionRewardEnv
 
@@ -108,6 +109,24 @@ def test_without_a_training_rollout_only_the_critics_move_the_actor() -> None:
         assert torch.equal(old, new)
 
 
+def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, rng = dreamer.replay_buffer.sample_obs(30), dreamer.rng.get_state()
+    monkeypatch.setattr(dreamer, "_real_starts", lambda rows: start)
+    monkeypatch.setattr(dreamer, "trace", 0.0)  # a value is one reward and what follows it
+
+    def valued(curiosity: float) -> Valued:
+        monkeypatch.setattr(dreamer, "curiosity", curiosity)
+        dreamer.rng.set_state(rng)
+        return dreamer._evaluate(30)
+
+    plain, curious = valued(0.0), valued(3.0)
+    assert torch.equal(plain.obs, curious.obs) and torch.equal(plain.action, curious.action)
+    novelty = dreamer.world_model.novelty(plain.obs, plain.action).clamp_max(1.0)
+    assert float(novelty.max()) > 0.01
+    paid = 3.0 * novelty * dreamer.critic.scale * (1 - dreamer.gamma)
+    torch.testing.assert_close(curious.value - plain.value, paid, rtol=1e-3, atol=1e-2)
+
+
 def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
     before = [parameter.clone() for parameter in dreamer.world_model.parameters()]
     dreamer.train(3, 32)
@@ -120,6 +139,8 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
     [
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
+        ({"trace": 1.5}, r"trace must be in \[0, 1\], got 1.5"),
+        ({"curiosity": -1.0}, "curiosity must be at least 0, got -1.0"),
         ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
         ({"distribution_horizon": 2.5}, "distribution_horizon must be a whole number of at least 0, got 2.5"),
         ({"batch_size": None}, "batch_size must be a whole number of at least 1, got None"),

@@ -117,7 +117,7 @@ def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, fl
             (agent, "fit_world_model", lambda *_: FIT),
             (agent, "dream", lambda *_: DISTRIBUTION),
             (agent, "_rollout", lambda *_: TRAINING),
-            (agent, "_targets", lambda *_: TARGET),
+            (agent, "_evaluate", lambda *_: TARGET),
             (actor_critic, "step", of_optimiser),
         ):
             patch.setattr(owner, name, watched(getattr(owner, name), part))

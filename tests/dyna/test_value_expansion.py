@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyna.value_expansion import Expansion, Mask, expand
+from dyna.value_expansion import Expansion, Mask, Valued, expand
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
 SMALL = EnsembleSettings(members=3, elites=2, width=8, depth=1, target="delta")
@@ -31,14 +31,14 @@ def rolled(world: GaussianEnsemble, horizon: int = 3) -> Expansion:
 
 def test_values_are_discounted_returns_that_end_in_the_last_value() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)))
-    found = expansion.action_values(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    found = expansion.action_values(torch.full((4, 6), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
     expected = torch.tensor([1 + 0.5 + 0.25 + 0.125 * 10, 1 + 0.5 + 0.25 * 10, 1 + 0.5 * 10, 10.0])
     torch.testing.assert_close(found, expected[:, None].expand(4, 6))
 
 
 def test_nothing_counts_after_the_end() -> None:
     expansion = rolled(model(ones, ones))
-    found = expansion.action_values(torch.full((6,), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    found = expansion.action_values(torch.full((4, 6), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
     torch.testing.assert_close(found[:-1], torch.ones(3, 6))
 
 
@@ -69,22 +69,44 @@ def test_only_a_differentiable_end_has_a_slope(mask: Mask) -> None:
 
 def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> None:
     whole = rolled(model(ones, ones))
-    found = whole.at_once().action_values(torch.arange(6.0), alpha=torch.tensor(0.0), gamma=0.5)
+    found = whole.at_once().action_values(torch.arange(6.0)[None], alpha=torch.tensor(0.0), gamma=0.5)
     torch.testing.assert_close(found, torch.arange(6.0)[None])
     assert torch.equal(whole.at_once().obs[-1], whole.obs[0])
 
 
 def test_the_value_of_the_first_action_is_the_first_of_all_values() -> None:
     expansion = rolled(model(ones, lambda *_: torch.full((6,), 0.25)))._replace(log_prob=torch.randn(4, 6))
-    terms = {"last_value": torch.randn(6), "alpha": torch.tensor(0.3), "gamma": 0.9}
-    torch.testing.assert_close(expansion.first_value(**terms), expansion.action_values(**terms)[0])
+    value, terms = torch.randn(4, 6), {"alpha": torch.tensor(0.3), "gamma": 0.9}
+    torch.testing.assert_close(expansion.first_value(value[-1], **terms), expansion.action_values(value, **terms)[0])
+
+
+def test_the_trace_weighs_returns_of_all_lengths() -> None:
+    expansion = rolled(model(ones, lambda *_: torch.full((6,), 0.25)))._replace(log_prob=torch.randn(4, 6))
+    value, terms = torch.randn(4, 6), {"alpha": torch.tensor(0.3), "gamma": 0.9}
+    returns = [
+        Expansion(*(part[: n + 1] for part in expansion[:3]), *(part[:n] for part in expansion[3:])) for n in (1, 2, 3)
+    ]
+    after = [part.action_values(value[: n + 1], **terms)[0] for n, part in enumerate(returns, 1)]
+    found = expansion.action_values(value, **terms, trace=0.6)[0]
+    torch.testing.assert_close(found, 0.4 * after[0] + 0.6 * 0.4 * after[1] + 0.6**2 * after[2])
+
+
+def test_what_is_unlikely_to_be_reached_teaches_no_critic() -> None:
+    expansion = rolled(model(ones, lambda *_: torch.full((6,), 0.4)))
+    valued = Valued.of(expansion, torch.arange(18.0).view(3, 6))
+    assert valued.value.tolist() == list(range(12))  # alive at 1, 0.6 and 0.36
+    assert torch.equal(valued.obs, expansion.obs[:2].flatten(0, 1))
+    drawn = valued.sample(500, rng=torch.Generator().manual_seed(0))
+    assert set(drawn.value.tolist()) == set(range(12))
+    assert torch.equal(drawn.obs, valued.obs[drawn.value.long()])
+    assert torch.equal(drawn.action, valued.action[drawn.value.long()])
 
 
 def test_entropy_is_paid_for_every_action_to_come() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)), horizon=1)._replace(
         log_prob=torch.tensor([[-1.0], [-3.0]]).expand(2, 6)
     )
-    found = expansion.action_values(torch.zeros(6), alpha=torch.tensor(2.0), gamma=0.5)
+    found = expansion.action_values(torch.zeros(2, 6), alpha=torch.tensor(2.0), gamma=0.5)
     torch.testing.assert_close(found[0], torch.full((6,), 1 + 0.5 * 6.0))
 
 
@@ -100,7 +122,7 @@ def test_the_gradient_is_that_of_the_return() -> None:
 
         rng = torch.Generator().manual_seed(1)
         expansion = expand(world, act, start, 3, rng=rng)
-        return expansion.action_values(expansion.obs[-1].sum(1), alpha=torch.zeros(()), gamma=0.9)[0].sum()
+        return expansion.action_values(expansion.obs.sum(2), alpha=torch.zeros(()), gamma=0.9)[0].sum()
 
     torch.set_default_dtype(torch.double)
     try:

@@ -297,3 +297,18 @@ def test_a_constant_dimension_is_learned() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=str(next(iter(settings.values())))):
         EnsembleSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_step_is_novel_where_none_like_it_was_seen_in_any_units(scale: float) -> None:
+    model, _ = fitted(linear_system(noise=0.0, scale=scale))
+    near = linear_system(noise=0.0, scale=scale).at(slice(50))
+    known = model.novelty(near.obs, near.action)
+    assert known.shape == (50,)
+    assert float(known.mean()) < 0.1
+    assert float(model.novelty(near.obs + 20 * scale, near.action).mean()) > 5 * float(known.mean())
+
+
+def test_nothing_is_novel_to_a_single_member() -> None:
+    model = GaussianEnsemble(4, 2, EnsembleSettings(members=1, elites=1, width=8, depth=1))
+    assert torch.equal(model.novelty(torch.randn(6, 4), torch.randn(6, 2)), torch.zeros(6))
