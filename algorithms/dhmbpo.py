@@ -30,7 +30,7 @@ from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
 NEWEST = 100_000  # rewards that tell what is usual
-EVALUATED = 2  # batches of states from which critics' rollouts begin
+VALUED = 2  # steps that critics learn from, for each state that an actor's rollout begins from
 KNOWN_NOTHING = 1.0  # spreads of disagreement beyond which a step is no more novel
 
 
@@ -160,7 +160,7 @@ class DHMBPO(DynaMixin, SAC):
             if self._n_updates % self.dream_every == 0 or self._valued is None:
                 if self.distribution_horizon:
                     self.dream(batch_size, self.distribution_horizon, keep_versions=1)
-                self._valued = self._evaluate(EVALUATED * batch_size)
+                self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
             self._n_updates += 1
         self.updates["critic"] += gradient_steps
@@ -214,7 +214,7 @@ class DHMBPO(DynaMixin, SAC):
         last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
         value = ahead.first_value(last, alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
-        obs, action, target = valued.sample(batch_size * max(self.training_horizon, 1), rng=self.rng)
+        obs, action, target = valued.sample(VALUED * batch_size, rng=self.rng)
         critic_loss = ((critic.values(obs, action) - target) / critic.scale).square().mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
         actor_critic.step(critic.optimizer, critic_loss)
