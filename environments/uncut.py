@@ -1,8 +1,8 @@
 """Gymnasium's Hopper-v5 and Walker2d-v5 with the velocities that they have.
 
-Gymnasium cuts the velocities that it shows at 10. Walker2d moves its legs faster: what a step leads to is then not told by
-what is seen, and a world model cannot learn it. Published results of DHMBPO are for whole velocities
-(4kubo/erl_lib, `envs/gym`).
+Gymnasium cuts the velocities that it shows at 10. Walker2d moves its legs faster: what is seen then does not tell what
+a step leads to, and a world model cannot learn it. Published results of DHMBPO are for whole velocities (4kubo/erl_lib,
+`envs/gym`).
 """
 
 from __future__ import annotations
