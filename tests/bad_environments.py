@@ -270,6 +270,13 @@ class Beside(Cart):
         return np.array([*self.state, self.third()], np.float32)
 
 
+class CutSpeed(Cart):
+    """Shows speeds up to a half alone."""
+
+    def observe(self) -> Any:
+        return np.array([self.state[0], self.state[1].clip(-0.5, 0.5)], np.float32)
+
+
 class ConstantNumber(Beside):
     def third(self) -> float:
         return 4.0

@@ -13,13 +13,17 @@ from dyna.doctor.sampling import Sample
 # Model-based algorithms here bring far dimensions to one size themselves, and refuse VecNormalize.
 LOUD, QUIET = 1e2, 1e-3
 ALIKE = 1e-9  # below 1 that a correlation of copies may be: float32 costs 1e-14, the sine of a small angle 1e-6
+# Of 11 of Gymnasium's tasks only Walker2d-v5, whose velocities are cut at 10, has a number at its bound in more steps than
+# this: in 79 of a hundred, of whose changes a world model misses 15 % of the variance, of the others' 10 %.
+CUT = 0.05
+FEW = 20  # steps at a bound that are no coincidence
 NORMALIZE = "divide in the environment, or --normalize true with an algorithm that learns no world model"
 
 
 def examine(sample: Sample) -> list[Finding]:
     """Of the observations, their dimensions, and the rewards."""
     obs = torch.cat([sample.transitions.obs, sample.transitions.next_obs[-1:]]).double()
-    return [observations(obs, sample), dimensions(obs, sample), rewards(sample)]
+    return [observations(obs, sample), dimensions(obs, sample), *cuts(obs, sample), rewards(sample)]
 
 
 def observations(obs: Tensor, sample: Sample) -> Finding:
@@ -52,6 +56,22 @@ def dimensions(obs: Tensor, sample: Sample) -> Finding:
             "duplicated dimensions", "warning", f"the same numbers: {_listed(copies)}", "leave one of each out"
         )
     return Finding("dimensions", "ok", f"{obs.shape[1]}, all of them change, none is a copy of another")
+
+
+def cuts(obs: Tensor, sample: Sample) -> list[Finding]:
+    """Numbers that often stand at the edge of what was seen, obs [B, S], as if what lies beyond had been cut off."""
+    edges, share = [], torch.zeros(len(obs), dtype=torch.bool)
+    for i in sample.continuous.nonzero().flatten().tolist():
+        at = [obs[:, i] == bound for bound in (obs[:, i].min(), obs[:, i].max())]
+        rest = obs[~(at[0] | at[1]), i]
+        often = [here for here in at if here.sum() >= FEW]
+        if often and len(rest) and len(rest.unique()) > len(rest) / 2:  # and not one of a few values
+            edges.append(sample.names[i])
+            share |= torch.stack(often).any(0)
+    if share.double().mean() < CUT:
+        return []
+    seen = f"{share.double().mean():.0%} of the steps have a number at its edge: {_listed(edges)}"
+    return [Finding("cut numbers", "note", seen, "if more lies beyond, show it: what is cut off cannot be foreseen")]
 
 
 def rewards(sample: Sample) -> Finding:

@@ -14,7 +14,7 @@ from dyna.doctor.heldout import Foreseen
 from dyna.doctor.sampling import Sample
 from dyna.types import Transitions
 from tests import bad_environments
-from tests.bad_environments import BROKEN, GOOD, HIDDEN, ODD, Cart, Endless, Slow
+from tests.bad_environments import BROKEN, GOOD, HIDDEN, ODD, Cart, CutSpeed, Endless, Slow
 
 SEVERE = ("warning", "error")
 
@@ -58,6 +58,12 @@ def test_a_fault_triggers_its_own_finding_alone(cls: type[Cart]) -> None:
     findings = found(cls, {Slow: 20, Endless: 1_000}.get(cls, 400))
     assert severe(findings) == [(ODD[cls], "warning")] and exit_code(findings) == 1
     assert all(each.remedy for each in findings if each.verdict == "warning")
+
+
+def test_numbers_that_are_cut_off_are_noted() -> None:
+    noted = {cls: [each for each in found(cls, steps=400) if each.name == "cut numbers"] for cls in (Cart, CutSpeed)}
+    (note,) = noted[CutSpeed]
+    assert not noted[Cart] and note.verdict == "note" and "obs[1]" in note.seen and "obs[0]" not in note.seen
 
 
 @pytest.mark.parametrize("cls", HIDDEN)
