@@ -13,8 +13,8 @@ from dyna.doctor.sampling import Sample
 # Model-based algorithms here bring far dimensions to one size themselves, and refuse VecNormalize.
 LOUD, QUIET = 1e2, 1e-3
 ALIKE = 1e-9  # below 1 that a correlation of copies may be: float32 costs 1e-14, the sine of a small angle 1e-6
-# Of 11 of Gymnasium's tasks one has a number at its edge in more steps than this: Walker2d-v5, whose velocities are cut at
-# 10, in 79 of a hundred. A world model misses 15 % of the variance of their changes, 10 % of the others'.
+# Of 11 of Gymnasium's tasks one has a number at its edge in more steps than this: Walker2d-v5, whose velocities are cut
+# at 10, in 79 of a hundred. A world model misses 15 % of the variance of their changes, 10 % of the others'.
 CUT = 0.05
 FEW = 20  # steps at a bound that are no coincidence
 NORMALIZE = "divide in the environment, or --normalize true with an algorithm that learns no world model"

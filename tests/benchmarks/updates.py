@@ -28,16 +28,16 @@ from dyna.algorithms.mbpo import MBPO
 from tests.benchmarks.timing import PRODUCT_FLOP, interleaved, machine, products
 
 ENV, RANDOM_STEPS, UPDATES = "Hopper-v5", 1_000, 50
-PARTS = ACTING, ENVIRONMENT, FIT, DISTRIBUTION, TRAINING, TARGET, ACTOR, CRITIC, REST = (
+PARTS = ACTING, ENVIRONMENT, FIT, DISTRIBUTION, TRAINING, EVALUATION, ACTOR, CRITIC, REST = (
     "acting",
     "the environment",
     "fit of the world model",
     "distribution rollout",
     "training rollout, forward",
-    "targets of the critics",
+    "rollouts that critics learn from, and their values",
     "actor, backward and step",
     "critics, backward and step",
-    "all else: values, losses, target networks, temperature",
+    "all else: losses, target networks, temperature",
 )
 
 
@@ -94,14 +94,18 @@ def training_step(steps: int) -> None:
 
 
 def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, float]:
-    """What `clock` counts in `steps` more environment steps, a step, by part and in all."""
+    """What `clock` counts in `steps` more environment steps, a step, by part and in all; of parts in parts, the outer."""
     parts = dict.fromkeys(PARTS, 0.0)
+    within: list[str] = []
 
     def watched(call: Callable[..., Any], part: Callable[..., str]) -> Callable[..., Any]:
         def watching(*args: Any, **kwargs: Any) -> Any:
+            if within:
+                return call(*args, **kwargs)
+            within.append(part(*args))
             began = clock()
             result = call(*args, **kwargs)
-            parts[part(*args)] += clock() - began
+            parts[within.pop()] += clock() - began
             return result
 
         return watching
@@ -117,7 +121,7 @@ def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, fl
             (agent, "fit_world_model", lambda *_: FIT),
             (agent, "dream", lambda *_: DISTRIBUTION),
             (agent, "_rollout", lambda *_: TRAINING),
-            (agent, "_evaluate", lambda *_: TARGET),
+            (agent, "_evaluate", lambda *_: EVALUATION),
             (actor_critic, "step", of_optimiser),
         ):
             patch.setattr(owner, name, watched(getattr(owner, name), part))
