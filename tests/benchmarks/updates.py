@@ -94,7 +94,7 @@ def training_step(steps: int) -> None:
 
 
 def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, float]:
-    """What `clock` counts in `steps` more environment steps, a step, by part and in all; of parts in parts, the outer."""
+    """What `clock` counts in `steps` more environment steps, a step, by part and in all; the outer of two parts counts."""
     parts = dict.fromkeys(PARTS, 0.0)
     within: list[str] = []
 
