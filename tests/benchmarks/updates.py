@@ -94,7 +94,10 @@ def training_step(steps: int) -> None:
 
 
 def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, float]:
-    """What `clock` counts in `steps` more environment steps, a step, by part and in all; the outer of two parts counts."""
+    """What `clock` counts in `steps` more environment steps, a step, by part and in all.
+
+    Where one part is within another, the outer counts.
+    """
     parts = dict.fromkeys(PARTS, 0.0)
     within: list[str] = []
 
