@@ -57,7 +57,11 @@ def plot(words: list[str]) -> int:
         "paths", metavar="RUN", nargs="*", type=Path, help="A run, a folder of runs, SB3's or RL Zoo's logs, or a CSV."
     )
     parser.add_argument(
-        "--to", metavar="FILE", type=Path, default=Path("curves.png"), help="The picture (default: curves.png)."
+        "--to",
+        metavar="FILE",
+        type=Path,
+        default=Path("curves.png"),
+        help="The picture, or a CSV of its numbers, which --with reads (default: curves.png).",
     )
     parser.add_argument("--axis", choices=("both", *AXES), default="both", help="The horizontal axis (default: both).")
     arguments = parser.parse(words)

@@ -43,8 +43,13 @@ def write(comparison: Comparison, jobs: Sequence[Job], joined: Sequence[Group], 
 
 
 def draw(curves: Sequence[Curve], to: Path, axes: Sequence[Axis] = AXES) -> None:
-    """A picture of any curves; raises UserError for a format unknown."""
+    """A picture of any curves, or where the file ends in .csv their numbers; raises UserError for a format unknown."""
     by_env: dict[str, list[Group]] = {}
     for group in gather.grouped(curves):
         by_env.setdefault(group.env, []).append(group)
-    figures.save([results.contest(env, groups, None) for env, groups in by_env.items()], [to], axes)
+    contests = [results.contest(env, groups, None) for env, groups in by_env.items()]
+    if to.suffix == ".csv":
+        to.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(to, tables.curves_csv(contests))
+    else:
+        figures.save(contests, [to], axes)

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from dyna import checkpoint, cli, runs
-from dyna.compare import execute, live, plan
+from dyna.compare import execute, foreign, live, plan
 from dyna.compare.curves import of_run
 from dyna.compare.execute import Ended, Job
 from dyna.compare.grids import Cell
@@ -229,3 +229,13 @@ def test_plot_draws_any_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "environment steps" in text and "PAPER" in text and "training seconds" not in text
     assert cli.main(["plot", "runs", "--to", "mine.txt"]) == 2
     assert "must end in .png, .svg, .pdf" in capsys.readouterr().err
+
+
+def test_plotted_curves_can_be_kept_as_numbers_and_read_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plot", "runs", "paper.csv", "--to", "kept/mine.csv"]) == 0
+    assert capsys.readouterr().out == "plot: kept/mine.csv\n"
+    kept, meant = (foreign.read(Path(name)) for name in ("kept/mine.csv", "paper.csv"))
+    for curve in meant:
+        (same,) = [each for each in kept if (each.label, each.env, each.seed) == (curve.label, curve.env, curve.seed)]
+        assert same.steps.tolist() == curve.steps.tolist() and same.returns.tolist() == curve.returns.tolist()
+    assert len(kept) > len(meant)
