@@ -157,7 +157,10 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
     if len(alive):
         model.alive_low.copy_(alive.amin(0))
         model.alive_high.copy_(alive.amax(0))
-    for kind, values in (("x", torch.cat([data.obs, data.action], 1)), ("y", _targets(model, data))):
+    kinds = {"x": torch.cat([data.obs, data.action], 1)}
+    if model.settings.normalise_targets:
+        kinds["y"] = _targets(model, data)
+    for kind, values in kinds.items():
         mean, std = moments(values)
         getattr(model, f"{kind}_mean").copy_(mean)
         getattr(model, f"{kind}_std").copy_(std)

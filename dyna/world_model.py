@@ -48,6 +48,8 @@ class EnsembleSettings:
     """Hidden layers."""
     target: str = "auto"
     """What the state head learns: delta, next_obs, or auto (the lower open-loop error on held-out windows)."""
+    normalise_targets: bool = True
+    """Learn each number of the next state, and the reward, in units of its own spread; off, in those it comes in."""
     bootstrap: bool = True
     """Give each member its own resampled data; off, the members differ by their initial weights alone."""
     learning_rate: float = 5e-3

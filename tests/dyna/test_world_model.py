@@ -312,3 +312,15 @@ def test_a_step_is_novel_where_none_like_it_was_seen_in_any_units(scale: float) 
 def test_nothing_is_novel_to_a_single_member() -> None:
     model = GaussianEnsemble(4, 2, EnsembleSettings(members=1, elites=1, width=8, depth=1))
     assert torch.equal(model.novelty(torch.randn(6, 4), torch.randn(6, 2)), torch.zeros(6))
+
+
+def test_targets_that_are_not_normalised_are_learned_less_well_where_their_sizes_differ() -> None:
+    data = linear_system()
+    unlike = data._replace(reward=1e-4 * data.reward)
+    errors = {}
+    for on in (True, False):
+        model, _ = fitted(unlike, dataclasses.replace(SMALL, normalise_targets=on))
+        assert torch.equal(model.y_std, torch.ones(3)) != on
+        reward = model.predict(unlike.obs, unlike.action).mean[..., -1].mean(0).detach()
+        errors[on] = float((reward - unlike.reward).square().mean() / unlike.reward.var())
+    assert errors[True] < 0.01 and errors[False] > 10 * errors[True]
