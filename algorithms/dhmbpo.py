@@ -30,12 +30,14 @@ from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
 NEWEST = 100_000  # rewards that tell what is usual
-VALUED = 2  # steps that critics learn from, for each state that an actor's rollout begins from
-KNOWN_NOTHING = 1.0  # spreads of disagreement beyond which a step is no more novel
+LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
+FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
+MOST_NOVEL = 1.0  # disagreement, in spreads of what steps change, above which a step pays no more
+FAMILIAR, FAMILIAR_ROWS = 0.5, 1_000  # share of real steps whose disagreement pays nothing, and how many are asked
 
 
 class DHMBPO(DynaMixin, SAC):
-    """Soft actor-critic on value expansions through the model, from states that the model imagined.
+    """Soft actor-critic in the model: its actor climbs imagined returns, its critics learn from imagined rollouts.
 
     Reward and termination are learned too. It takes SB3's SAC's arguments too.
 
@@ -44,22 +46,23 @@ class DHMBPO(DynaMixin, SAC):
     :param learning_rate: Step size of actor, critic and entropy coefficient; a number or a schedule.
     :param learning_starts: Random steps before learning begins, as many updates follow them at once; None makes 75 for
         each number of an observation and an action, and 5,000 at most.
-    :param batch_size: Imagined states an update begins from, rounded down to a multiple of the members.
+    :param batch_size: Imagined states that an actor's update begins from, rounded down to a multiple of the members; a
+        critics' update sees twice as many steps.
     :param gamma: Discount.
     :param tau: Share of the critic that its target takes over in an update.
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
     :param gradient_steps: Updates of actor and critic each time a step was made.
     :param model_every: Environment steps between two fits of the world model.
     :param dream_every: Updates between two distribution rollouts, and between two of those that critics learn from.
-    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from, and of the
-        critics' rollouts; with 0 updates begin from real states, and critics look as far as training rollouts.
+    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from; with 0 they
+        begin from real ones. The critics' rollouts are as long, or as training rollouts where these are longer.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
-    :param trace: Lambda of the critics' returns: how far the steps of a rollout count before values do.
+    :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
     :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree about the next state by
-        as much as states usually change, in spreads of usual rewards.
-    :param mask: How an imagined end stops a training rollout: soft, by its probability; hard, from one half on; or
-        differentiable, by its probability and with its slope, which makes standing still a trap.
+        as much as steps usually change it, in spreads of usual rewards; a single member never disagrees.
+    :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
+        half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -86,7 +89,7 @@ class DHMBPO(DynaMixin, SAC):
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
-        trace: float = 0.95,
+        return_lambda: float = 0.95,
         curiosity: float = 2.0,
         mask: Mask = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
@@ -99,7 +102,6 @@ class DHMBPO(DynaMixin, SAC):
             raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
-        limits.check({"trace": trace, "curiosity": curiosity})
         if mask not in get_args(Mask):
             raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
         if batch_size < world_model.members:
@@ -108,9 +110,10 @@ class DHMBPO(DynaMixin, SAC):
             )
         self.model_every, self.dream_every = model_every, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
-        self.trace, self.curiosity = trace, curiosity
+        self.return_lambda, self.curiosity = return_lambda, curiosity
+        self.familiar = 0.0  # disagreement of the members about usual real steps
         self.mask, self._derives_starts = mask, learning_starts is None
-        self._valued: Valued | None = None  # what critics learn from until the next evaluation
+        self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
         generations = -(-model_every // dream_every) + 1
         self.settle(
             world_model=world_model,
@@ -178,22 +181,22 @@ class DHMBPO(DynaMixin, SAC):
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=obs.device)
         return actor_critic.sample_action(self.actor, obs, noise)
 
-    def _evaluate(self, rows: int) -> Valued:
+    def _evaluate(self, batch_size: int) -> Valued:
         """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid.
 
-        The value of a state is the lower of two target critics'.
+        What critics say of an action is the lower of two targets', drawn anew each time.
         """
+        horizon = max(self.distribution_horizon, self.training_horizon, 1)
         with torch.no_grad():
-            rollout = self._rollout(self._real_starts(rows), max(self.distribution_horizon, self.training_horizon, 1))
+            rollout = self._rollout(self._real_starts(batch_size * -(-FEWEST_STEPS // horizon)), horizon)
             obs, action = (part.flatten(0, 1) for part in (rollout.obs, rollout.action))
             said = self.critic_target.values(obs, action)
             pair = torch.randperm(len(said), generator=self.rng, device=said.device)[:2]
-            paid = rollout._replace(reward=rollout.reward + self._bonus(rollout))
-            value = paid.action_values(
+            value = rollout._replace(reward=rollout.reward + self._bonus(rollout)).action_values(
                 said[pair].amin(dim=0).view_as(rollout.log_prob),
                 alpha=self._alpha(),
                 gamma=self.gamma,
-                trace=self.trace,
+                return_lambda=self.return_lambda,
             )
             return Valued.of(rollout, value[:-1].clamp(self.critic.low, self.critic.high))
 
@@ -202,9 +205,10 @@ class DHMBPO(DynaMixin, SAC):
         if not self.curiosity:
             return torch.zeros_like(rollout.reward)
         novelty = self.world_model.novelty(*(part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action)))
-        self.logger.record("imagination/novelty", float(novelty.mean()))
+        self.logger.record_mean("imagination/novelty", float(novelty.mean()))
         spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
-        return self.curiosity * spread * novelty.clamp_max(KNOWN_NOTHING).view_as(rollout.reward)
+        beyond = (novelty - self.familiar).clamp(0.0, MOST_NOVEL)
+        return self.curiosity * spread * beyond.view_as(rollout.reward)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
@@ -214,8 +218,9 @@ class DHMBPO(DynaMixin, SAC):
         last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
         value = ahead.first_value(last, alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
-        obs, action, target = valued.sample(VALUED * batch_size, rng=self.rng)
-        critic_loss = ((critic.values(obs, action) - target) / critic.scale).square().mean(dim=1).sum()
+        lessons = valued.sample(LESSONS * batch_size, rng=self.rng)
+        error = (critic.values(lessons.obs, lessons.action) - lessons.value) / critic.scale
+        critic_loss = error.square().mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
         actor_critic.step(critic.optimizer, critic_loss)
         actor_critic.update_target(critic, self.critic_target, self.tau)
@@ -235,19 +240,24 @@ class DHMBPO(DynaMixin, SAC):
         """The states [B, S] that an update begins from."""
         if self.distribution_horizon:
             return self.imagined.sample_transitions(rows).obs
-        return self._real_starts(rows)
+        return self.replay_buffer.sample_obs(rows)
 
     def _real_starts(self, rows: int) -> Tensor:
-        """States [B, S] of the environment."""
+        """The states [B, S] of the environment that the critics' rollouts begin from."""
         return self.replay_buffer.sample_obs(rows)
 
     def _set_units(self) -> None:
         """After a fit: the policy sees in the model's units, the critics know the range of returns."""
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        scale = self._value_scale(self.replay_buffer.all_transitions())
+        data = self.replay_buffer.all_transitions()
+        scale = self._value_scale(data)
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
+        self._valued = None  # what was said by another model
+        if self.curiosity:
+            known = data.at(torch.randint(len(data.obs), (FAMILIAR_ROWS,), generator=self.rng, device=data.obs.device))
+            self.familiar = float(model.novelty(known.obs, known.action).quantile(FAMILIAR))
 
     def _value_scale(self, data: Transitions) -> dict[str, float]:
         """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
@@ -262,20 +272,20 @@ class DHMBPO(DynaMixin, SAC):
         slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,
-            "high": max(0.0, float(reward.max()) + slack + self.curiosity * KNOWN_NOTHING * spread) * horizon,
+            "high": max(0.0, float(reward.max()) + slack + self.curiosity * MOST_NOVEL * spread) * horizon,
             "centre": centre * horizon,
             "scale": spread * horizon,
         }
 
     def extra_state(self) -> dict[str, Any]:
         """As every Dyna method's, with what critics are learning from."""
-        return {**super().extra_state(), "valued": {} if self._valued is None else self._valued._asdict()}
+        return {**super().extra_state(), "valued": None if self._valued is None else dict(vars(self._valued))}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
         super().load_extra_state(state)
-        valued = {name: part.to(self.device) for name, part in state["valued"].items()}
-        self._valued = Valued(**valued) if valued else None
+        saved = state["valued"]
+        self._valued = saved and Valued(**{name: part.to(self.device) for name, part in saved.items()})
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_valued"]

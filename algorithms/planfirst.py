@@ -56,8 +56,8 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     :param temperature: How greedily a plan follows the best candidates, whose weights are exp(temperature score).
     :param recentre: Give the critics at every fit the constant that recent outcomes say they lack.
-    :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
+    :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
     """
 
     plays_by = (*CorrectionMixin.plays_by, "temperature")

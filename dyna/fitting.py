@@ -157,6 +157,7 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
     if len(alive):
         model.alive_low.copy_(alive.amin(0))
         model.alive_high.copy_(alive.amax(0))
+    model.change_std.copy_(moments(data.next_obs - data.obs)[1])
     kinds = {"x": torch.cat([data.obs, data.action], 1)}
     if model.settings.normalise_targets:
         kinds["y"] = _targets(model, data)

@@ -11,7 +11,7 @@ from dyna.errors import UserError
 
 _SHARES = (
     "real_share",
-    "trace",
+    "return_lambda",
     "gamma",
     "gae_lambda",
     "tau",

@@ -1,4 +1,4 @@
-"""Training rollouts with their gradient written by hand: the numbers of `value_expansion.expand` in half of the time.
+"""Rollouts with their gradient written by hand: the numbers of `value_expansion.expand` in half of the time.
 
 A rollout through small networks is bound by the number of operations that are started. Here a step is the products and
 activations of its networks and four compiled loops for all that lies between them, forwards as backwards, and the

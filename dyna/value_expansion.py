@@ -1,12 +1,13 @@
-"""Short differentiable rollouts: the policy's return through the model, for lower-variance targets and gradients.
+"""Rollouts of a policy through the model: differentiable for its gradient, or long, for what critics learn.
 
-Model value expansion for the critic (Feinberg et al. 2018, 1803.00101); stochastic value gradients for the actor
-(Heess et al. 2015, 1510.09142), both on one rollout as in DHMBPO (Kubo et al. 2025).
+Stochastic value gradients for the actor (Heess et al. 2015, 1510.09142; DHMBPO: Kubo et al. 2025); model value
+expansion (Feinberg et al. 2018, 1803.00101) by lambda-returns for the critics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -35,16 +36,17 @@ class Expansion(NamedTuple):
         """Probability [H+1, B] that the task has not ended before the step; 1 at first."""
         return torch.cat([torch.ones_like(self.log_prob[:1]), (1 - self.end).cumprod(dim=0)])
 
-    def action_values(self, value: Tensor, *, alpha: Tensor, gamma: float, trace: float = 1.0) -> Tensor:
+    def action_values(self, value: Tensor, *, alpha: Tensor, gamma: float, return_lambda: float) -> Tensor:
         """Entropy-regularised return [H+1, B] of every action, from `value` [H+1, B], what critics say of them.
 
-        The lambda-return (Sutton & Barto 2018, section 12.1) with `trace` as its lambda: with 1 only the last value
-        counts, with 0 each action looks one step ahead.
+        The lambda-return (Sutton & Barto 2018, section 12.1): with 1 only the last value counts, with 0 each action
+        looks one step ahead. After a certain end nothing counts, whatever the model says of it.
         """
         returns = [value[-1]]
         for t in range(len(self.reward) - 1, -1, -1):
-            following = torch.lerp(value[t + 1], returns[-1], trace) - alpha * self.log_prob[t + 1]
-            returns.append(self.reward[t] + gamma * (1 - self.end[t]) * following)
+            following = torch.lerp(value[t + 1], returns[-1], return_lambda) - alpha * self.log_prob[t + 1]
+            going_on = torch.where(self.end[t] < 1, (1 - self.end[t]) * following, 0.0)
+            returns.append(self.reward[t] + gamma * going_on)
         return torch.stack(returns[::-1])
 
     def first_value(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
@@ -59,7 +61,8 @@ class Expansion(NamedTuple):
         return Expansion(self.obs[:1], self.action[:1], self.log_prob[:1], self.reward[:0], self.end[:0])
 
 
-class Valued(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Valued:
     """Imagined steps and what they are worth: what critics learn from."""
 
     obs: Tensor  # [N, S] env units
@@ -76,7 +79,7 @@ class Valued(NamedTuple):
     def sample(self, rows: int, *, rng: torch.Generator) -> Valued:
         """[rows, .] of them, uniform with replacement."""
         drawn = torch.randint(len(self.value), (rows,), generator=rng, device=self.value.device)
-        return Valued(*(part.index_select(0, drawn) for part in self))
+        return Valued(*(part.index_select(0, drawn) for part in (self.obs, self.action, self.value)))
 
 
 def expand(

@@ -122,6 +122,7 @@ class GaussianEnsemble(nn.Module):
     x_std: Tensor  # [S+A]
     y_mean: Tensor  # [S+1] of the targets
     y_std: Tensor  # [S+1]
+    change_std: Tensor  # [S] of what a step changes
     alive_low: Tensor  # [S] of next observations after which the task went on: the edges of the box they were in
     alive_high: Tensor  # [S]
     log_oversampling: Tensor  # [] of the odds of termination in the training batches
@@ -152,6 +153,7 @@ class GaussianEnsemble(nn.Module):
             "x_std": torch.ones(obs_size + action_size),
             "y_mean": torch.zeros(obs_size + 1),
             "y_std": torch.ones(obs_size + 1),
+            "change_std": torch.ones(obs_size),
             "alive_low": torch.full((obs_size,), -FAR),
             "alive_high": torch.full((obs_size,), FAR),
             "log_oversampling": torch.zeros(()),
@@ -248,12 +250,12 @@ class GaussianEnsemble(nn.Module):
 
     @torch.no_grad()
     def novelty(self, obs: Tensor, action: Tensor) -> Tensor:
-        """How far the members' next states lie apart: [B, S], [B, A] -> [B], root mean square over dimensions.
+        """How far all members' next states lie apart: [B, S], [B, A] -> [B], root mean square over dimensions.
 
-        In spreads of the target; 0 for a single member. Sekar et al. 2020 (Plan2Explore, 2005.05960), section 3.
+        In spreads of what steps change; 0 for a single member. Sekar et al. 2020 (Plan2Explore, 2005.05960), section 3.
         """
         x = self.normalise_input(obs, action)
-        said = self.state_head(x.expand(self.settings.members, *x.shape)).mean
+        said = self.state_head(x.expand(self.settings.members, *x.shape)).mean * (self.y_std[:-1] / self.change_std)
         return said.var(0, correction=0).mean(-1).sqrt()
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:

@@ -17,8 +17,14 @@ gymnasium.register(
     "dyna/CartPoleContinuous-v0", "dyna.environments.cart_pole:CartPoleContinuous", max_episode_steps=200
 )
 gymnasium.register("dyna/CartPoleSwingUp-v0", "dyna.environments.cart_pole:CartPoleSwingUp", max_episode_steps=200)
-gymnasium.register("dyna/HopperUncut-v0", "dyna.environments.uncut:HopperUncut", max_episode_steps=1_000)
-gymnasium.register("dyna/Walker2dUncut-v0", "dyna.environments.uncut:Walker2dUncut", max_episode_steps=1_000)
+for _uncut, _of in {"HopperUncut": "Hopper-v5", "Walker2dUncut": "Walker2d-v5"}.items():
+    _spec = gymnasium.spec(_of)
+    gymnasium.register(
+        f"dyna/{_uncut}-v0",
+        f"dyna.environments.uncut:{_uncut}",
+        reward_threshold=_spec.reward_threshold,
+        max_episode_steps=_spec.max_episode_steps,
+    )
 for _changing, _of in {
     "dyna/ChangingPendulum-v0": "Pendulum-v1",
     "dyna/ChangingCartPoleSwingUp-v0": "dyna/CartPoleSwingUp-v0",

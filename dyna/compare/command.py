@@ -51,7 +51,7 @@ def compare(words: list[str]) -> int:
 
 
 def plot(words: list[str]) -> int:
-    """Draw the curves of runs, of logs and of CSV files into one picture."""
+    """Draw the curves of runs, of logs and of CSV files into one picture, or keep their numbers."""
     parser = flags.command("plot", "Draw the learning curves of runs, grouped by environment and algorithm.")
     parser.add_argument(
         "paths", metavar="RUN", nargs="*", type=Path, help="A run, a folder of runs, SB3's or RL Zoo's logs, or a CSV."
@@ -70,6 +70,8 @@ def plot(words: list[str]) -> int:
         return 0
     if not arguments.paths:
         raise UserError("dyna plot needs the folder of a run: `dyna list runs` shows them")
+    if arguments.to.suffix == ".csv" and arguments.axis != "both":
+        raise UserError(f"a CSV has both axes, got --axis {arguments.axis}: leave it out")
     curves = [curve for path in arguments.paths for curve in foreign.read(path)]
     report.draw(curves, arguments.to, AXES if arguments.axis == "both" else (arguments.axis,))
     print(f"plot: {arguments.to}")

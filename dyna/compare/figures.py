@@ -42,7 +42,7 @@ def save(contests: Sequence[Contest], paths: Sequence[Path], axes: Sequence[Axis
     """Draw the interquartile mean and its 95 % interval of every algorithm; raises UserError for a format unknown."""
     for path in paths:
         if path.suffix not in FORMATS:
-            raise UserError(f"the picture must end in {', '.join(FORMATS)}, got {str(path)!r}; numbers in .csv")
+            raise UserError(f"the file must end in {', '.join(FORMATS)}, or for numbers .csv, got {str(path)!r}")
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -11,6 +11,7 @@ from stable_baselines3 import SAC
 
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.errors import UserError
+from dyna.types import Transitions
 from dyna.value_expansion import Valued
 from dyna.world_model import EnsembleSettings
 from tests.probes import ActionRewardEnv
@@ -48,8 +49,43 @@ def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> Non
     assert DHMBPO.load(tmp_path / "given.zip", env=gym.make("Pendulum-v1")).learning_starts == 7
 
 
-def test_dreams_of_an_older_model_are_not_learned_from(dreamer: DHMBPO) -> None:
-    assert set(dreamer.imagined.sample(300).version.tolist()) == {3}
+def test_nothing_that_an_older_model_said_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "model_every": 47})  # no multiple of what dreams last
+    evaluate, update, said_by = agent._evaluate, agent._update, {}
+
+    def evaluated(batch_size: int) -> Valued:
+        valued = evaluate(batch_size)
+        said_by[valued] = agent.world_model.version
+        return valued
+
+    def updated(batch_size: int, valued: Valued) -> Any:
+        assert said_by[valued] == agent.world_model.version
+        assert set(agent.imagined.sample(50).version.tolist()) == {agent.world_model.version}
+        return update(batch_size, valued)
+
+    monkeypatch.setattr(agent, "_evaluate", evaluated)
+    monkeypatch.setattr(agent, "_update", updated)
+    agent.learn(200)
+    assert agent.world_model.version == 3
+    assert len(said_by) == 200 // agent.dream_every + 2, "anew after as many updates, and after each later fit"
+
+
+def test_critics_learn_what_was_valued(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(61)
+    told = agent._evaluate(30)
+    low, high = float(agent.critic.low), float(agent.critic.high)
+    for value in (low + 0.3 * (high - low), low + 0.8 * (high - low)):
+        taught = Valued(told.obs, told.action, torch.full_like(told.value, value))
+        monkeypatch.setattr(agent, "_evaluate", lambda batch_size, taught=taught: taught)
+        agent._valued = None
+        agent.train(400, 32)
+        said = agent.critic.values(told.obs, told.action).detach()
+        assert float((said - value).abs().mean()) < 0.05 * (high - low)
+
+
+def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "distribution_horizon": 0, "training_horizon": 0}).learn(61)
+    assert len(agent._evaluate(30).value) == 8 * 30
 
 
 def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
@@ -57,6 +93,16 @@ def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) ->
     for name in ("low", "high", "centre", "scale"):
         assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
     torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
+
+
+def test_values_may_hold_all_that_curiosity_can_pay() -> None:
+    reward = torch.linspace(1.0, 3.0, 101)
+    data = Transitions(torch.zeros(101, 3), torch.zeros(101, 1), reward, torch.zeros(101, 3), torch.zeros(101))
+    plain, curious = (
+        DHMBPO(env=gym.make("Pendulum-v1"), **TINY, curiosity=curiosity)._value_scale(data) for curiosity in (0.0, 3.0)
+    )
+    assert curious["high"] - plain["high"] == pytest.approx(3.0 * curious["scale"])
+    assert {**curious, "high": 0.0} == {**plain, "high": 0.0}
 
 
 def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
@@ -112,7 +158,7 @@ def test_without_a_training_rollout_only_the_critics_move_the_actor() -> None:
 def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch: pytest.MonkeyPatch) -> None:
     start, rng = dreamer.replay_buffer.sample_obs(30), dreamer.rng.get_state()
     monkeypatch.setattr(dreamer, "_real_starts", lambda rows: start)
-    monkeypatch.setattr(dreamer, "trace", 0.0)  # a value is one reward and what follows it
+    monkeypatch.setattr(dreamer, "return_lambda", 0.0)  # a value is one reward and what follows it
 
     def valued(curiosity: float) -> Valued:
         monkeypatch.setattr(dreamer, "curiosity", curiosity)
@@ -121,10 +167,16 @@ def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch:
 
     plain, curious = valued(0.0), valued(3.0)
     assert torch.equal(plain.obs, curious.obs) and torch.equal(plain.action, curious.action)
-    novelty = dreamer.world_model.novelty(plain.obs, plain.action).clamp_max(1.0)
-    assert float(novelty.max()) > 0.01
-    paid = 3.0 * novelty * dreamer.critic.scale * (1 - dreamer.gamma)
+    beyond = dreamer.world_model.novelty(plain.obs, plain.action) - dreamer.familiar
+    assert float(beyond.max()) > 0.01 and float(beyond.min()) < 0
+    paid = 3.0 * beyond.clamp(0.0, 1.0) * dreamer.critic.scale * (1 - dreamer.gamma)
     torch.testing.assert_close(curious.value - plain.value, paid, rtol=1e-3, atol=1e-2)
+
+
+def test_half_of_the_real_steps_are_familiar(dreamer: DHMBPO) -> None:
+    real = dreamer.replay_buffer.all_transitions().at(slice(160))  # those that the last fit knew
+    novelty = dreamer.world_model.novelty(real.obs, real.action)
+    assert 0.4 < float((novelty < dreamer.familiar).float().mean()) < 0.6
 
 
 def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
@@ -139,7 +191,7 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
     [
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
-        ({"trace": 1.5}, r"trace must be in \[0, 1\], got 1.5"),
+        ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
         ({"curiosity": -1.0}, "curiosity must be at least 0, got -1.0"),
         ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
         ({"distribution_horizon": 2.5}, "distribution_horizon must be a whole number of at least 0, got 2.5"),

@@ -329,13 +329,24 @@ def test_steps_are_counted_and_not_how_often_it_is_asked_to_learn(n_envs: int, t
     assert agent.unseen == pytest.approx(20 + 40 * agent.budget.floor, abs=n_envs * train_freq)
 
 
-def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered() -> None:
-    agent = gated().learn(130)
-    agent.allowance.gate.alarm("critic")
+@pytest.mark.parametrize("horizon", [0, 4])
+def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered(horizon: int) -> None:
+    agent = gated(distribution_horizon=horizon).learn(130)
     surprising = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
-    assert sum(tuple(row) in surprising for row in agent._starts(32).tolist()) >= 16
-    shut(agent)
-    assert sum(tuple(row) in surprising for row in agent._starts(32).tolist()) < 16
+
+    def share(starts: torch.Tensor) -> float:
+        return sum(tuple(row) in surprising for row in starts.tolist()) / len(starts)
+
+    chance = len(surprising) / 130
+    for starts in (agent._starts, agent._real_starts):
+        agent.allowance.gate.alarm("critic")
+        assert 0.5 <= share(starts(400)) < 0.5 + 0.5 * chance + 0.1
+        shut(agent)
+        assert share(starts(400)) < chance + 0.1
+
+
+def test_planfirst_is_not_curious_unless_told_to_be() -> None:
+    assert gated().curiosity == 0.0 and gated(curiosity=1.5).curiosity == 1.5
 
 
 def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -> None:

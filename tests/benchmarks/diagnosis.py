@@ -5,7 +5,8 @@
 Plays episodes with the policy of a run, on seeds that training did not see, and prints how far the world model is off
 when it replays their actions, how well it knows their ends, how long episodes go on from their states when the policy
 acts in the model, and what the critics said of the steps, in all and by the steps to the end, beside the discounted
-return that followed, entropy included. Steps whose return was cut by a time limit are left out.
+return that followed, entropy included. Steps whose return was cut by a time limit are left out. Values of `dhmbpo` hold
+its curiosity, too: as long as that pays, they are above what comes.
 """
 
 from __future__ import annotations

@@ -228,7 +228,9 @@ def test_plot_draws_any_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     text = (here / "mine.svg").read_text()
     assert "environment steps" in text and "PAPER" in text and "training seconds" not in text
     assert cli.main(["plot", "runs", "--to", "mine.txt"]) == 2
-    assert "must end in .png, .svg, .pdf" in capsys.readouterr().err
+    assert "must end in .png, .svg, .pdf, or for numbers .csv, got 'mine.txt'" in capsys.readouterr().err
+    assert cli.main(["plot", "runs", "--to", "mine.csv", "--axis", "steps"]) == 2
+    assert "a CSV has both axes, got --axis steps: leave it out" in capsys.readouterr().err
 
 
 def test_plotted_curves_can_be_kept_as_numbers_and_read_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,15 +31,24 @@ def rolled(world: GaussianEnsemble, horizon: int = 3) -> Expansion:
 
 def test_values_are_discounted_returns_that_end_in_the_last_value() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)))
-    found = expansion.action_values(torch.full((4, 6), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    found = expansion.action_values(torch.full((4, 6), 10.0), alpha=torch.tensor(0.0), gamma=0.5, return_lambda=1.0)
     expected = torch.tensor([1 + 0.5 + 0.25 + 0.125 * 10, 1 + 0.5 + 0.25 * 10, 1 + 0.5 * 10, 10.0])
     torch.testing.assert_close(found, expected[:, None].expand(4, 6))
 
 
 def test_nothing_counts_after_the_end() -> None:
     expansion = rolled(model(ones, ones))
-    found = expansion.action_values(torch.full((4, 6), 10.0), alpha=torch.tensor(0.0), gamma=0.5)
+    found = expansion.action_values(torch.full((4, 6), 10.0), alpha=torch.tensor(0.0), gamma=0.5, return_lambda=1.0)
     torch.testing.assert_close(found[:-1], torch.ones(3, 6))
+
+
+def test_what_the_model_says_after_a_certain_end_is_not_heard() -> None:
+    expansion = rolled(model(ones, ones))
+    expansion.reward[1:] = torch.inf
+    found = expansion.action_values(
+        torch.full((4, 6), torch.nan), alpha=torch.tensor(0.0), gamma=0.5, return_lambda=0.9
+    )
+    torch.testing.assert_close(found[0], torch.ones(6))
 
 
 def test_the_end_counts_by_its_probability() -> None:
@@ -69,7 +78,9 @@ def test_only_a_differentiable_end_has_a_slope(mask: Mask) -> None:
 
 def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> None:
     whole = rolled(model(ones, ones))
-    found = whole.at_once().action_values(torch.arange(6.0)[None], alpha=torch.tensor(0.0), gamma=0.5)
+    found = whole.at_once().action_values(
+        torch.arange(6.0)[None], alpha=torch.tensor(0.0), gamma=0.5, return_lambda=1.0
+    )
     torch.testing.assert_close(found, torch.arange(6.0)[None])
     assert torch.equal(whole.at_once().obs[-1], whole.obs[0])
 
@@ -77,7 +88,8 @@ def test_without_its_steps_an_expansion_is_the_value_of_the_first_action() -> No
 def test_the_value_of_the_first_action_is_the_first_of_all_values() -> None:
     expansion = rolled(model(ones, lambda *_: torch.full((6,), 0.25)))._replace(log_prob=torch.randn(4, 6))
     value, terms = torch.randn(4, 6), {"alpha": torch.tensor(0.3), "gamma": 0.9}
-    torch.testing.assert_close(expansion.first_value(value[-1], **terms), expansion.action_values(value, **terms)[0])
+    found = expansion.action_values(value, **terms, return_lambda=1.0)[0]
+    torch.testing.assert_close(expansion.first_value(value[-1], **terms), found)
 
 
 def test_the_trace_weighs_returns_of_all_lengths() -> None:
@@ -86,8 +98,8 @@ def test_the_trace_weighs_returns_of_all_lengths() -> None:
     returns = [
         Expansion(*(part[: n + 1] for part in expansion[:3]), *(part[:n] for part in expansion[3:])) for n in (1, 2, 3)
     ]
-    after = [part.action_values(value[: n + 1], **terms)[0] for n, part in enumerate(returns, 1)]
-    found = expansion.action_values(value, **terms, trace=0.6)[0]
+    after = [part.action_values(value[: n + 1], **terms, return_lambda=1.0)[0] for n, part in enumerate(returns, 1)]
+    found = expansion.action_values(value, **terms, return_lambda=0.6)[0]
     torch.testing.assert_close(found, 0.4 * after[0] + 0.6 * 0.4 * after[1] + 0.6**2 * after[2])
 
 
@@ -106,7 +118,7 @@ def test_entropy_is_paid_for_every_action_to_come() -> None:
     expansion = rolled(model(ones, lambda *_: torch.zeros(6)), horizon=1)._replace(
         log_prob=torch.tensor([[-1.0], [-3.0]]).expand(2, 6)
     )
-    found = expansion.action_values(torch.zeros(2, 6), alpha=torch.tensor(2.0), gamma=0.5)
+    found = expansion.action_values(torch.zeros(2, 6), alpha=torch.tensor(2.0), gamma=0.5, return_lambda=1.0)
     torch.testing.assert_close(found[0], torch.full((6,), 1 + 0.5 * 6.0))
 
 
@@ -122,7 +134,8 @@ def test_the_gradient_is_that_of_the_return() -> None:
 
         rng = torch.Generator().manual_seed(1)
         expansion = expand(world, act, start, 3, rng=rng)
-        return expansion.action_values(expansion.obs.sum(2), alpha=torch.zeros(()), gamma=0.9)[0].sum()
+        terms = {"alpha": torch.zeros(()), "gamma": 0.9, "return_lambda": 1.0}
+        return expansion.action_values(expansion.obs.sum(2), **terms)[0].sum()
 
     torch.set_default_dtype(torch.double)
     try:

@@ -42,6 +42,8 @@ def at_most(seen: np.ndarray, env: gym.Env[Any, Any]) -> np.ndarray:
     return seen
 
 
-def test_the_time_limit_is_gymnasiums() -> None:
+def test_time_limits_and_thresholds_are_gymnasiums() -> None:
     for cut, uncut in (("Hopper-v5", "dyna/HopperUncut-v0"), ("Walker2d-v5", "dyna/Walker2dUncut-v0")):
-        assert gym.spec(uncut).max_episode_steps == gym.spec(cut).max_episode_steps
+        ours, theirs = gym.spec(uncut), gym.spec(cut)
+        assert ours.max_episode_steps == theirs.max_episode_steps == 1_000
+        assert ours.reward_threshold == theirs.reward_threshold
