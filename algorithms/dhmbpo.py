@@ -33,7 +33,6 @@ NEWEST = 100_000  # rewards that tell what is usual
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
 FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
 MOST_NOVEL = 1.0  # disagreement, in spreads of what steps change, above which a step pays no more
-FAMILIAR, FAMILIAR_ROWS = 0.5, 1_000  # share of real steps whose disagreement pays nothing, and how many are asked
 
 
 class DHMBPO(DynaMixin, SAC):
@@ -111,7 +110,6 @@ class DHMBPO(DynaMixin, SAC):
         self.model_every, self.dream_every = model_every, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.return_lambda, self.curiosity = return_lambda, curiosity
-        self.familiar = 0.0  # disagreement of the members about usual real steps
         self.mask, self._derives_starts = mask, learning_starts is None
         self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
         generations = -(-model_every // dream_every) + 1
@@ -207,8 +205,7 @@ class DHMBPO(DynaMixin, SAC):
         novelty = self.world_model.novelty(*(part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action)))
         self.logger.record_mean("imagination/novelty", float(novelty.mean()))
         spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
-        beyond = (novelty - self.familiar).clamp(0.0, MOST_NOVEL)
-        return self.curiosity * spread * beyond.view_as(rollout.reward)
+        return self.curiosity * spread * novelty.clamp_max(MOST_NOVEL).view_as(rollout.reward)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
@@ -250,14 +247,10 @@ class DHMBPO(DynaMixin, SAC):
         """After a fit: the policy sees in the model's units, the critics know the range of returns."""
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        data = self.replay_buffer.all_transitions()
-        scale = self._value_scale(data)
+        scale = self._value_scale(self.replay_buffer.all_transitions())
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
         self._valued = None  # what was said by another model
-        if self.curiosity:
-            known = data.at(torch.randint(len(data.obs), (FAMILIAR_ROWS,), generator=self.rng, device=data.obs.device))
-            self.familiar = float(model.novelty(known.obs, known.action).quantile(FAMILIAR))
 
     def _value_scale(self, data: Transitions) -> dict[str, float]:
         """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
