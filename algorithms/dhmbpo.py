@@ -219,6 +219,7 @@ class DHMBPO(DynaMixin, SAC):
         error = (critic.values(lessons.obs, lessons.action) - lessons.value) / critic.scale
         critic_loss = error.square().mean(dim=1).sum()
         actor_critic.step(actor.optimizer, actor_loss)
+        self.policy.average(self._n_updates + 1)
         actor_critic.step(critic.optimizer, critic_loss)
         actor_critic.update_target(critic, self.critic_target, self.tau)
         entropy = -rollout.log_prob[0].detach().mean()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import Actor
 from torch import Tensor, nn
 
 from dyna.actor_critic import StackedCritic, StackedSACPolicy
@@ -47,12 +49,18 @@ class BoundedCritic(StackedCritic):
             buffer.fill_(value)
 
 
+WINDOW, MOST_AVERAGED = 8, 2_000  # the average is over about the last ninth of all updates, and so many at most
+
+
 class BoundedSACPolicy(StackedSACPolicy):
     """Bounded critics with normalised hidden layers, five of them, and standardised observations.
 
-    Unless given: `net_arch` [96, 96], SiLU activations. Raises UserError where the actor has no hidden layer.
+    A deterministic prediction is that of `averaged`, an actor with the running average of the weights: a policy that is
+    moved by every update falls now and then where its average does not (Polyak & Juditsky 1992). Unless given:
+    `net_arch` [96, 96], SiLU activations. Raises UserError where the actor has no hidden layer.
     """
 
+    averaged: Actor
     critic: BoundedCritic
     critic_target: BoundedCritic
     critic_class = BoundedCritic
@@ -70,6 +78,20 @@ class BoundedSACPolicy(StackedSACPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **(defaults | kwargs))
         if not len(self.actor.latent_pi):
             raise UserError(f"net_arch must have a hidden layer of the actor, got {self.net_arch}: try [96, 96]")
+        self.averaged = copy.deepcopy(self.actor).requires_grad_(False)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return (self.averaged if deterministic else self.actor)(observation, deterministic)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def average(self, update: int) -> None:
+        """Take the actor's weights into the average after the update of that number, from 1.
+
+        Its share falls as (w + 1) / (update + w), which is polynomial-decay averaging (Shamir & Zhang 2013, 1212.1824,
+        section 4), and then no further.
+        """
+        share = max((WINDOW + 1) / (update + WINDOW), 1 / MOST_AVERAGED)
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.actor.parameters()), share)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:
@@ -77,9 +99,8 @@ class BoundedSACPolicy(StackedSACPolicy):
 
         But for the first time, what the networks answer stays the same: their first layers take up the change.
         """
-        first_linear = cast(nn.Linear, self.actor.latent_pi[0])
         for owner, weight, bias in (
-            (self.actor, first_linear.weight.mT[None], first_linear.bias[None, None]),
+            *((actor, *_first_linear(actor)) for actor in (self.actor, self.averaged)),
             *((critic, *_first(critic)) for critic in (self.critic, self.critic_target)),
         ):
             seen = cast(Standardised, owner.features_extractor)
@@ -96,3 +117,9 @@ def _first(critic: BoundedCritic) -> tuple[Tensor, Tensor]:
     """Weight [E, S+A, out] and bias [E, 1, out] of a critic's first layer."""
     layer = next(iter(critic.q_networks.layers))
     return layer.weight, layer.bias
+
+
+def _first_linear(actor: Actor) -> tuple[Tensor, Tensor]:
+    """Weight [1, S, out] and bias [1, 1, out] of an actor's first layer."""
+    layer = cast(nn.Linear, actor.latent_pi[0])
+    return layer.weight.mT[None], layer.bias[None, None]

@@ -37,7 +37,7 @@ def test_every_network_sees_in_the_same_units(policy: BoundedSACPolicy) -> None:
     obs = torch.tensor([[10.0, 20.0, 30.0]])
     policy.standardise(torch.tensor([10.0, 10.0, 10.0]), torch.tensor([1.0, 2.0, 4.0]))
     seen = [module(obs) for module in policy.modules() if isinstance(module, Standardised)]
-    assert len(seen) == 3  # actor, critic and its target
+    assert len(seen) == 4  # actor, its average, critic and its target
     for each in seen:
         torch.testing.assert_close(each, torch.tensor([[0.0, 5.0, 5.0]]))
 
@@ -61,3 +61,41 @@ def test_new_units_do_not_change_what_the_networks_say(policy: BoundedSACPolicy)
     policy.standardise(torch.tensor([5.0, 1.0, 1.0]), torch.tensor([3.0, 0.1, 2.0]))
     after = policy.actor.get_action_dist_params(obs)[:2], policy.critic.values(obs, action)
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+def test_a_deterministic_prediction_is_that_of_the_average(policy: BoundedSACPolicy) -> None:
+    obs = torch.randn(3, 3)
+    before = policy._predict(obs, deterministic=True)
+    with torch.no_grad():
+        for parameter in policy.actor.parameters():
+            parameter.normal_()
+    assert torch.equal(policy._predict(obs, deterministic=True), before)
+    policy.average(1)  # the first counts alone
+    torch.testing.assert_close(policy._predict(obs, deterministic=True), policy.actor(obs, deterministic=True))
+    torch.manual_seed(1)
+    drawn = policy._predict(obs)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, policy.actor(obs))
+
+
+def test_the_average_is_over_the_last_ninth_of_the_updates(policy: BoundedSACPolicy) -> None:
+    weight, average = policy.actor.mu.bias, policy.averaged.mu.bias  # type: ignore[union-attr]
+    for update in range(1, 901):
+        with torch.no_grad():
+            weight.fill_(float(update > 800))  # a step in the weights, 100 updates ago
+        policy.average(update)
+    assert 0.6 < float(average.mean()) < 0.7  # 1 - (8 / 9)^9
+    for update in range(10**6, 10**6 + 4_000):
+        policy.average(update)
+    assert 0.94 < float(average.mean()) < 0.97, "2,000 updates at most"  # 1 - 0.35 exp(-2)
+
+
+def test_new_units_do_not_change_what_the_average_says(policy: BoundedSACPolicy) -> None:
+    obs = torch.randn(4, 3)
+    policy.standardise(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.5]))
+    with torch.no_grad():
+        for parameter in policy.averaged.parameters():
+            parameter.normal_()
+    before = policy._predict(obs, deterministic=True)
+    policy.standardise(torch.tensor([-0.5, 1.0, 0.0]), torch.tensor([2.0, 1.0, 3.0]))
+    torch.testing.assert_close(policy._predict(obs, deterministic=True), before, rtol=1e-4, atol=1e-5)
