@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 import torch
@@ -78,7 +77,9 @@ class BoundedSACPolicy(StackedSACPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **(defaults | kwargs))
         if not len(self.actor.latent_pi):
             raise UserError(f"net_arch must have a hidden layer of the actor, got {self.net_arch}: try [96, 96]")
-        self.averaged = copy.deepcopy(self.actor).requires_grad_(False)
+        with torch.random.fork_rng():  # its first weights are the actor's
+            self.averaged = self.make_actor().requires_grad_(False)
+        self.averaged.load_state_dict(self.actor.state_dict())
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return (self.averaged if deterministic else self.actor)(observation, deterministic)  # type: ignore[no-any-return]

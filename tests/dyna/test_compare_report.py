@@ -235,5 +235,5 @@ def test_a_picture_has_a_panel_for_each_environment_and_axis(number: int, tmp_pa
     assert [text.count(f">E{i}-v0<") for i in range(number)] == [1] * number
     assert text.count(">environment steps<") == text.count(">training seconds<") == number
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    with pytest.raises(UserError, match=r"must end in \.png, \.svg, \.pdf, got "):
+    with pytest.raises(UserError, match=r"must end in \.png, \.svg, \.pdf, or for numbers \.csv, got "):
         figures.save(found, [tmp_path / "curves.doc"])
