@@ -9,6 +9,7 @@ agent stay with what its model knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -51,7 +52,9 @@ class DHMBPO(DynaMixin, SAC):
     :param tau: Share of the critic that its target takes over in an update.
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
     :param gradient_steps: Updates of actor and critic each time a step was made.
-    :param model_every: Environment steps between two fits of the world model.
+    :param model_every: Environment steps between two fits of the world model, at most.
+    :param model_growth: Share of the steps before a fit that as many new ones make another due, where that is sooner:
+        the first steps of a run tell the most. None leaves it at `model_every`.
     :param dream_every: Updates between two distribution rollouts, and between two of those that critics learn from.
     :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from; with 0 they
         begin from real ones. The critics' rollouts are as long, or as training rollouts where these are longer.
@@ -85,6 +88,7 @@ class DHMBPO(DynaMixin, SAC):
         ent_coef: str | float = "auto_0.1",
         gradient_steps: int = 1,
         model_every: int = 250,
+        model_growth: float | None = 0.1,
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
@@ -92,7 +96,7 @@ class DHMBPO(DynaMixin, SAC):
         curiosity: float = 2.0,
         mask: Mask = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
-        world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
+        world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5, keep_moments=True),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
         termination_fn: KnownTermination | None = None,
         **sac: Any,
@@ -100,6 +104,7 @@ class DHMBPO(DynaMixin, SAC):
         if isinstance(policy, type) and not issubclass(policy, BoundedSACPolicy):
             raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
+        limits.check({"model_growth": model_growth})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
         if mask not in get_args(Mask):
             raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
@@ -107,7 +112,7 @@ class DHMBPO(DynaMixin, SAC):
             raise UserError(
                 f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
             )
-        self.model_every, self.dream_every = model_every, dream_every
+        self.model_every, self.model_growth, self.dream_every = model_every, model_growth, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.return_lambda, self.curiosity = return_lambda, curiosity
         self.mask, self._derives_starts = mask, learning_starts is None
@@ -146,7 +151,7 @@ class DHMBPO(DynaMixin, SAC):
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""
         first = self.world_model.version == 0
-        if self.is_fit_due(self.model_every):
+        if self.is_fit_due(self._fit_interval()):
             self.fit_world_model()
             self._set_units()
         if self._fitted_at is None:
@@ -169,6 +174,11 @@ class DHMBPO(DynaMixin, SAC):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in actor_critic.read(losses).items():
             self.logger.record(f"train/{name}", value)
+
+    def _fit_interval(self) -> int:
+        """Environment steps from the last fit to the next."""
+        grown = math.inf if self.model_growth is None else self.model_growth * (self._fitted_at or 0)
+        return math.ceil(min(self.model_every, max(grown, 1)))
 
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """The current policy's action, sampled: obs [B, S] -> [B, A] in [-1, 1]."""

@@ -216,7 +216,7 @@ class DynaMixin(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()
-        return [*names, "world_model"], tensors
+        return [*names, "world_model", "world_model.optimizer"], tensors
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "world_model", "imagined", "replay", "rng"]

@@ -157,7 +157,8 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
     if len(alive):
         model.alive_low.copy_(alive.amin(0))
         model.alive_high.copy_(alive.amax(0))
-    model.change_std.copy_(moments(data.next_obs - data.obs)[1])
+    changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
+    model.change_std.copy_(moments(changes)[1])
     kinds = {"x": torch.cat([data.obs, data.action], 1)}
     if model.settings.normalise_targets:
         kinds["y"] = _targets(model, data)
@@ -193,11 +194,12 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
         _set_normalisers(probe, past)
         _set_oversampling(probe, past.terminated)
-        update(probe, normalised(probe, past, rng), optimiser(probe), PROBE_UPDATES, rng)
+        update(probe, normalised(probe, past, rng), probe.optimizer, PROBE_UPDATES, rng)
         errors[kind] = open_loop_error(probe, newest, OPEN_LOOP)
     delta = errors["delta"] <= CLEARLY_BETTER * errors["next_obs"]
     if delta != bool(model.delta):
         model.state_network.reset_parameters()
+        model.optimizer = optimiser(model)
         model.delta.fill_(delta)
     model.rows_at_choice.fill_(len(data.obs))
 
@@ -244,7 +246,9 @@ def _train(
 
     `taught` and `asked` [B, 3] are the lessons of the training and of the held-out rows.
     """
-    settings, adam = model.settings, optimiser(model)
+    settings = model.settings
+    if not settings.keep_moments:
+        model.optimizer = optimiser(model)
     _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
         ends = train.terminated > 0
@@ -256,7 +260,7 @@ def _train(
     updates = idle = 0
     while idle < settings.patience and updates < settings.max_updates:
         steps = min(window, settings.max_updates - updates)
-        update(model, rows, adam, steps, rng)
+        update(model, rows, model.optimizer, steps, rng)
         updates += steps
         found = scores(model, test)
         if not all(torch.isfinite(score.loss).all() for score in found):

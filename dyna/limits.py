@@ -26,7 +26,7 @@ _COUNTS = (
 )
 _COUNTS_FROM_ZERO = ("learning_starts", "distribution_horizon", "training_horizon")
 _NOT_NEGATIVE = (
-    *("curiosity", "learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
+    *("curiosity", "model_growth", "learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
     *("noise_std", "rms_prop_eps", "target_policy_noise", "target_noise_clip", "target_kl", "cg_damping"),
 )
 RANGES: dict[str, tuple[float, float]] = {
@@ -40,7 +40,9 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 _WHOLE = frozenset((*_COUNTS, *_COUNTS_FROM_ZERO, "gradient_steps", "sde_sample_freq"))
-_OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
+_OTHER = frozenset(
+    ("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "model_growth", "target_kl", "train_freq")
+)
 """What may be given as a schedule, a word, a pair or None, too."""
 
 

@@ -68,6 +68,8 @@ class EnsembleSettings:
     """Relative fall of a member's holdout error that counts as improvement."""
     max_updates: int = 500
     """Training steps of one fit at most."""
+    keep_moments: bool = False
+    """Take Adam's moments over from one fit to the next, as the weights are; off, each fit measures them anew."""
     terminal_share: float = 0.1
     """Share of a training batch that terminal rows are oversampled to; the odds are corrected afterwards."""
 
@@ -122,7 +124,7 @@ class GaussianEnsemble(nn.Module):
     x_std: Tensor  # [S+A]
     y_mean: Tensor  # [S+1] of the targets
     y_std: Tensor  # [S+1]
-    change_std: Tensor  # [S] of what a step changes
+    change_std: Tensor  # [S+1] of what a step changes, and of the reward
     alive_low: Tensor  # [S] of next observations after which the task went on: the edges of the box they were in
     alive_high: Tensor  # [S]
     log_oversampling: Tensor  # [] of the odds of termination in the training batches
@@ -153,7 +155,7 @@ class GaussianEnsemble(nn.Module):
             "x_std": torch.ones(obs_size + action_size),
             "y_mean": torch.zeros(obs_size + 1),
             "y_std": torch.ones(obs_size + 1),
-            "change_std": torch.ones(obs_size),
+            "change_std": torch.ones(obs_size + 1),
             "alive_low": torch.full((obs_size,), -FAR),
             "alive_high": torch.full((obs_size,), FAR),
             "log_oversampling": torch.zeros(()),
@@ -164,6 +166,7 @@ class GaussianEnsemble(nn.Module):
         }.items():
             self.register_buffer(name, value)
         self.to(device)
+        self.optimizer = fitting.optimiser(self)
 
     @property
     def version(self) -> int:
@@ -250,13 +253,17 @@ class GaussianEnsemble(nn.Module):
 
     @torch.no_grad()
     def novelty(self, obs: Tensor, action: Tensor) -> Tensor:
-        """How far all members' next states lie apart: [B, S], [B, A] -> [B], root mean square over dimensions.
+        """How far all members' answers lie apart: [B, S], [B, A] -> [B].
 
-        In spreads of what steps change; 0 for a single member. Sekar et al. 2020 (Plan2Explore, 2005.05960), section 3.
+        The root of the variance of the next state, mean over its dimensions in spreads of what steps change, and of
+        that of the reward in its own spread, where it is learned; 0 for a single member. Sekar et al. 2020
+        (Plan2Explore, 2005.05960), section 3, has the first.
         """
         x = self.normalise_input(obs, action)
-        said = self.state_head(x.expand(self.settings.members, *x.shape)).mean * (self.y_std[:-1] / self.change_std)
-        return said.var(0, correction=0).mean(-1).sqrt()
+        said = self._prediction(obs, x.expand(self.settings.members, *x.shape), None).mean
+        apart = (said / self.change_std).var(0, correction=0)
+        reward = 0.0 if self.reward_fn else apart[:, -1]
+        return torch.sqrt(apart[:, :-1].mean(-1) + reward)
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""

@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "learning_starts": 60,
     "batch_size": 32,
     "model_every": 50,
+    "model_growth": None,
     "distribution_horizon": 4,
     "training_horizon": 2,
     "horizon": 3,

@@ -1,11 +1,12 @@
 """What an update costs: the soft actor-critic update beside SB3's, and a training step of DHMBPO by part.
 
-    python -m tests.benchmarks.updates [--threads 1] [--repeats 7] [--steps 1000]
+    python -m tests.benchmarks.updates [--threads 1] [--repeats 7] [--steps 1000] [--device cpu]
 
 First table: updates a second of SB3's SAC and of ours at equal sizes (Hopper's, two critics, 2x256, batches of 256) and
 at the size that `mbpo` has by default. Second table: milliseconds of an environment step of `dhmbpo` in Hopper-v5 by
 part, the floating-point operations of its matrix products, and what share of its time these would take at the rate
-of products of matrices of 512 measured meanwhile.
+of products of matrices of 512 measured meanwhile. That rate is the processor's, so there is no share on a GPU, where
+every part waits until the one before is done.
 """
 
 from __future__ import annotations
@@ -46,17 +47,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--repeats", type=int, default=7, help="of the first table (7)")
     parser.add_argument("--steps", type=int, default=1_000, help="environment steps of the second table (1000)")
+    parser.add_argument("--device", default="cpu", help="of torch (cpu)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"{machine()}\n")
-    soft_actor_critic(arguments.repeats)
+    soft_actor_critic(arguments.repeats, arguments.device)
     print()
-    training_step(arguments.steps)
+    training_step(arguments.steps, arguments.device)
 
 
-def soft_actor_critic(repeats: int) -> None:
+def soft_actor_critic(repeats: int, device: str) -> None:
     """Updates a second, all on the same kind of data, in turns."""
-    same: dict[str, Any] = {"learning_starts": RANDOM_STEPS, "batch_size": 256, "device": "cpu", "seed": 0}
+    same: dict[str, Any] = {"learning_starts": RANDOM_STEPS, "batch_size": 256, "device": device, "seed": 0}
     agents = {
         "SB3's SAC, 2x256": SAC("MlpPolicy", gym.make(ENV), **same),
         "dyna, 2x256": MBPO(env=gym.make(ENV), real_share=1.0, policy_kwargs={"net_arch": [256, 256]}, **same),
@@ -74,22 +76,34 @@ def soft_actor_critic(repeats: int) -> None:
 
 
 def updates(agent: SAC) -> Callable[[], object]:
-    return lambda: agent.train(UPDATES, batch_size=256)
+    def run() -> None:
+        agent.train(UPDATES, batch_size=256)
+        now(agent.device)
+
+    return run
 
 
-def training_step(steps: int) -> None:
+def now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def training_step(steps: int, device: str) -> None:
     """A table of where the time of `steps` environment steps goes, after the first fit and its updates."""
-    agent = DHMBPO(env=gym.make(ENV), device="cpu", seed=0)
+    agent = DHMBPO(env=gym.make(ENV), device=device, seed=0)
     agent.learn(agent.learning_starts + 100)
     steps += -steps % agent.model_every  # so that both runs fit equally often
-    seconds = spent(agent, steps, time.perf_counter)
+    seconds = spent(agent, steps, lambda: now(agent.device))
     with FlopCounterMode(display=False) as counter:  # a run of its own: counting is slow
         flop = spent(agent, steps, lambda: float(counter.get_total_flops()))
     rate = PRODUCT_FLOP / statistics.median(interleaved({"products": products()}, 20)["products"].wall)
-    print(f"dhmbpo in {ENV}, {steps} steps; matrix products reach {rate / 1e9:.0f} GFLOP/s\n")
+    print(f"dhmbpo in {ENV}, {steps} steps, on {device}; a core's products reach {rate / 1e9:.0f} GFLOP/s\n")
     print("| part | ms a step | MFLOP a step | share of its time at that rate |\n|---|---:|---:|---:|")
     for part, taken in seconds.items():
-        share = f"{flop[part] / rate / taken:.0%}" if flop[part] >= 1e5 else "-"
+        told = agent.device.type == "cpu" and flop[part] >= 1e5
+        share = f"{flop[part] / rate / taken:.0%}" if told else "-"
         print(f"| {part} | {1e3 * taken:.2f} | {flop[part] / 1e6:,.1f} | {share} |")
 
 
