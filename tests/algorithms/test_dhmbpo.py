@@ -40,6 +40,14 @@ def test_one_update_a_step_after_those_for_the_random_ones(dreamer: DHMBPO) -> N
     assert dreamer.world_model.version == 3  # at steps 61, 111 and 161
 
 
+def test_the_model_is_fitted_again_when_the_steps_have_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "model_every": 70, "model_growth": 0.5})
+    fit, fitted_at = agent.fit_world_model, []
+    monkeypatch.setattr(agent, "fit_world_model", lambda: (fitted_at.append(agent.num_timesteps), fit()))
+    agent.learn(290)
+    assert fitted_at == [61, 61 + 31, 92 + 46, 138 + 69, 207 + 70], "by half, rounded up, and 70 at most"
+
+
 def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> None:
     agent = DHMBPO(env=gym.make("Pendulum-v1"))
     assert agent.learning_starts == 75 * (3 + 1)
@@ -187,6 +195,7 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
         ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
+        ({"model_growth": -0.1}, "model_growth must be at least 0, got -0.1"),
         ({"curiosity": -1.0}, "curiosity must be at least 0, got -1.0"),
         ({"dream_every": 0}, "dream_every must be at least 1, got 0"),
         ({"distribution_horizon": 2.5}, "distribution_horizon must be a whole number of at least 0, got 2.5"),

@@ -309,6 +309,27 @@ def test_a_step_is_novel_where_none_like_it_was_seen_in_any_units(scale: float) 
     assert float(model.novelty(near.obs + 20 * scale, near.action).mean()) > 5 * float(known.mean())
 
 
+def test_a_reward_that_members_disagree_about_is_novel_unless_it_is_known() -> None:
+    data = linear_system(noise=0.0)
+    model, _ = fitted(data)
+    near = data.at(slice(50))
+    before = model.novelty(near.obs, near.action)
+    with torch.no_grad():  # each member another constant, so that their rewards alone drift apart
+        list(model.outcome_network.layers)[-1].bias[..., 0] += torch.arange(3.0)[:, None]
+    spread = float(torch.arange(3.0).std(correction=0) * model.y_std[-1] / data.reward.std(correction=0))
+    torch.testing.assert_close(model.novelty(near.obs, near.action), before.new_full((50,), spread), rtol=0.1, atol=0)
+    model.reward_fn = lambda obs, action, next_obs: next_obs[:, 0]
+    assert float(model.novelty(near.obs, near.action).max()) < 0.5 * spread
+
+
+@pytest.mark.parametrize(("keep_moments", "steps"), [(False, 40), (True, 80)])
+def test_the_moments_of_the_optimiser_outlive_a_fit_where_they_are_kept(keep_moments: bool, steps: int) -> None:
+    settings = dataclasses.replace(SMALL, max_updates=40, keep_moments=keep_moments)
+    model, _ = fitted(linear_system(), settings)
+    model.fit(linear_system(), rng=generator())
+    assert {int(state["step"]) for state in model.optimizer.state.values()} == {steps}
+
+
 def test_nothing_is_novel_to_a_single_member() -> None:
     model = GaussianEnsemble(4, 2, EnsembleSettings(members=1, elites=1, width=8, depth=1))
     assert torch.equal(model.novelty(torch.randn(6, 4), torch.randn(6, 2)), torch.zeros(6))
