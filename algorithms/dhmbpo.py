@@ -33,7 +33,7 @@ STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world mod
 NEWEST = 100_000  # rewards that tell what is usual
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
 FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
-MOST_NOVEL = 1.0  # disagreement, in spreads of what steps change, above which a step pays no more
+MOST_NOVEL = 1.0  # disagreement, in spreads of what is usual, above which a step pays no more
 
 
 class DHMBPO(DynaMixin, SAC):
@@ -53,8 +53,8 @@ class DHMBPO(DynaMixin, SAC):
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
     :param gradient_steps: Updates of actor and critic each time a step was made.
     :param model_every: Environment steps between two fits of the world model, at most.
-    :param model_growth: Share of the steps before a fit that as many new ones make another due, where that is sooner:
-        the first steps of a run tell the most. None leaves it at `model_every`.
+    :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner:
+        those of the first minutes tell the most. With 0 only `model_every` counts.
     :param dream_every: Updates between two distribution rollouts, and between two of those that critics learn from.
     :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from; with 0 they
         begin from real ones. The critics' rollouts are as long, or as training rollouts where these are longer.
@@ -62,7 +62,8 @@ class DHMBPO(DynaMixin, SAC):
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
     :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree about the next state by
-        as much as steps usually change it, in spreads of usual rewards; a single member never disagrees.
+        as much as steps usually change it, or about the reward by as much as rewards differ, in spreads of usual
+        rewards; a single member never disagrees.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
@@ -88,7 +89,7 @@ class DHMBPO(DynaMixin, SAC):
         ent_coef: str | float = "auto_0.1",
         gradient_steps: int = 1,
         model_every: int = 250,
-        model_growth: float | None = 0.1,
+        model_growth: float = 0.1,
         dream_every: int = 20,
         distribution_horizon: int = 20,
         training_horizon: int = 5,
@@ -151,7 +152,7 @@ class DHMBPO(DynaMixin, SAC):
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""
         first = self.world_model.version == 0
-        if self.is_fit_due(self._fit_interval()):
+        if self.is_fit_due(self.fit_interval()):
             self.fit_world_model()
             self._set_units()
         if self._fitted_at is None:
@@ -175,10 +176,10 @@ class DHMBPO(DynaMixin, SAC):
         for name, value in actor_critic.read(losses).items():
             self.logger.record(f"train/{name}", value)
 
-    def _fit_interval(self) -> int:
-        """Environment steps from the last fit to the next."""
-        grown = math.inf if self.model_growth is None else self.model_growth * (self._fitted_at or 0)
-        return math.ceil(min(self.model_every, max(grown, 1)))
+    def fit_interval(self) -> int:
+        """`model_every`, or as many steps as make the data of the last fit grow by `model_growth`."""
+        grown = math.ceil(self.model_growth * self.world_model_metrics.get("rows", 0))
+        return min(self.model_every, max(grown, 1)) if self.model_growth else self.model_every
 
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """The current policy's action, sampled: obs [B, S] -> [B, A] in [-1, 1]."""

@@ -57,6 +57,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     :param temperature: How greedily a plan follows the best candidates, whose weights are exp(temperature score).
     :param recentre: Give the critics at every fit the constant that recent outcomes say they lack.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
+    :param model_growth: As DHMBPO's, but 0 unless given: a fit cuts windows, and what is frozen needs whole ones.
     :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
     """
 
@@ -71,6 +72,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         temperature: float = 0.5,
         recentre: bool = False,
         distil: bool = False,
+        model_growth: float = 0.0,
         curiosity: float = 0.0,
         **more: Any,
     ) -> None:
@@ -80,7 +82,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             raise UserError(f"temperature must be finite and above 0, got {temperature}")
         self.temperature, self.recentre, self.distil = temperature, recentre, distil
         env = with_actions(env, spaces.Box, "DiscretePlanFirst takes a Discrete")
-        super().__init__(policy, env, curiosity=curiosity, **more)
+        super().__init__(policy, env, model_growth=model_growth, curiosity=curiosity, **more)
 
     # actor
 
@@ -98,6 +100,11 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         """Mode-1: the policy's most likely action, or with noise [B, A] a draw: [B, S] -> [B, A] in [-1, 1]."""
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
         return torch.tanh(mean if noise is None else mean + log_std.exp() * noise)
+
+    @torch.no_grad()
+    def reply(self, obs: Tensor) -> Tensor:
+        """Mode-1 as it plays, by the average of the policy: [B, S] -> [B, A] in [-1, 1]."""
+        return self.most_likely(self.policy.player, obs)
 
     @torch.no_grad()
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
@@ -169,4 +176,5 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         squared = ((action - plans["mean"]) / plans["std"]).square()
         divergence = log_prob + (0.5 * squared + plans["std"].log()).sum(1)
         actor_critic.step(self.actor.optimizer, self._alpha() * divergence.mean())
+        self.policy.average(self._n_updates + 1)
         self.updates["distil"] += 1

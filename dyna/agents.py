@@ -80,7 +80,9 @@ def load(model: BaseAlgorithm, path: Path) -> None:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     except (RuntimeError, KeyError) as error:  # torch's list of every tensor that does not fit
-        raise UserError(f"{file} holds other weights than the configuration describes") from error
+        raise UserError(
+            f"{file} holds other weights than the configuration describes, or another version of dyna wrote it"
+        ) from error
 
 
 def is_saved(weights: Mapping[str, Tensor], path: Path) -> bool:

@@ -38,6 +38,7 @@ class DynaMixin(OffPolicyAlgorithm):
     """
 
     replay_buffer: PackedReplayBuffer
+    model_every: int
     updates: dict[str, int]
     world_model_metrics: dict[str, float]
 
@@ -75,6 +76,10 @@ class DynaMixin(OffPolicyAlgorithm):
     def dreams(self) -> bool:
         """Whether imagined rows can ever reach the learner."""
         return self.real_share < 1.0 and not isinstance(self.truncate, RejectAll)
+
+    def fit_interval(self) -> int:
+        """Environment steps from the last fit of the world model to the next."""
+        return self.model_every
 
     def is_fit_due(self, every: int) -> bool:
         """Whether `every` environment steps have passed since the last fit, and there is enough to learn from."""
@@ -216,7 +221,7 @@ class DynaMixin(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()
-        kept = ["world_model.optimizer"] if self.world_model.settings.keep_moments else []
+        kept = ["world_model.optimizer"] if self.world_model_settings.keep_moments else []
         return [*names, "world_model", *kept], tensors
 
     def _excluded_save_params(self) -> list[str]:

@@ -54,12 +54,14 @@ WINDOW, MOST_AVERAGED = 8, 2_000  # the average is over about the last ninth of 
 class BoundedSACPolicy(StackedSACPolicy):
     """Bounded critics with normalised hidden layers, five of them, and standardised observations.
 
-    A deterministic prediction is that of `averaged`, an actor with the running average of the weights: a policy that is
-    moved by every update falls now and then where its average does not (Polyak & Juditsky 1992). Unless given:
+    Once a learner calls `average`, a deterministic prediction is that of `averaged`, an actor with the running average
+    of the weights: a policy that is moved by every update falls now and then where its average does not (Polyak &
+    Juditsky 1992). Unless given:
     `net_arch` [96, 96], SiLU activations. Raises UserError where the actor has no hidden layer.
     """
 
     averaged: Actor
+    averaging: Tensor  # [] whether it has begun
     critic: BoundedCritic
     critic_target: BoundedCritic
     critic_class = BoundedCritic
@@ -80,9 +82,15 @@ class BoundedSACPolicy(StackedSACPolicy):
         with torch.random.fork_rng():  # its first weights are the actor's
             self.averaged = self.make_actor().requires_grad_(False)
         self.averaged.load_state_dict(self.actor.state_dict())
+        self.register_buffer("averaging", torch.tensor(False, device=self.device))
+
+    @property
+    def player(self) -> Actor:
+        """The actor that plays: the average, once there is one."""
+        return self.averaged if self.averaging else self.actor
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return (self.averaged if deterministic else self.actor)(observation, deterministic)  # type: ignore[no-any-return]
+        return (self.player if deterministic else self.actor)(observation, deterministic)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def average(self, update: int) -> None:
@@ -92,6 +100,7 @@ class BoundedSACPolicy(StackedSACPolicy):
         section 4), and then no further.
         """
         share = max((WINDOW + 1) / (update + WINDOW), 1 / MOST_AVERAGED)
+        self.averaging.fill_(True)
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.actor.parameters()), share)
 
     @torch.no_grad()
@@ -100,15 +109,18 @@ class BoundedSACPolicy(StackedSACPolicy):
 
         But for the first time, what the networks answer stays the same: their first layers take up the change.
         """
+        eyes = []
         for owner, weight, bias in (
             *((actor, *_first_linear(actor)) for actor in (self.actor, self.averaged)),
             *((critic, *_first(critic)) for critic in (self.critic, self.critic_target)),
         ):
             seen = cast(Standardised, owner.features_extractor)
+            eyes.append(seen)
             if seen.known:
                 kept = weight[:, : len(mean)]  # [E, S, out]
                 bias += ((mean - seen.mean) / seen.std)[None] @ kept
                 kept *= (std / seen.std)[:, None]
+        for seen in eyes:  # when all have taken it up: two may share theirs
             seen.mean.copy_(mean)
             seen.std.copy_(std)
             seen.known.fill_(True)

@@ -42,6 +42,10 @@ class DamagedError(ValueError):
     """A checkpoint that is not what was written; the message names the file."""
 
 
+class OtherVersionError(ValueError):
+    """A checkpoint that another version of dyna wrote."""
+
+
 class Loaded(NamedTuple):
     """A checkpoint that was read."""
 
@@ -80,6 +84,8 @@ def load(folder: Path) -> Loaded | None:
     for step in steps(folder):
         try:
             return Loaded(step, _read(folder / f"{step:010d}", folder / "blocks"), damaged)
+        except OtherVersionError as error:
+            damaged.append(f"the checkpoint of step {step} was passed over: {error}")
         except Exception as error:  # whatever a reader raises at bytes that nobody has written
             damaged.append(f"the checkpoint of step {step} is damaged and was passed over: {_said(error)}")
     if damaged:
@@ -150,7 +156,9 @@ def _write_block(store: Path, block: np.ndarray) -> str:
 def _read(path: Path, store: Path) -> Tree:
     manifest = _manifest(path)
     if manifest["format"] != FORMAT:
-        raise DamagedError(f"it has format {manifest['format']}, this version reads format {FORMAT}")
+        raise OtherVersionError(
+            f"another version of dyna wrote it, in format {manifest['format']}, and this one reads format {FORMAT}"
+        )
     parts = {name: (path / name).read_bytes() for name in ("state.json", "arrays.npz", "tensors.safetensors")}
     for name, content in parts.items():
         if _digest(content) != manifest["parts"][name]:

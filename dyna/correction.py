@@ -205,7 +205,7 @@ class CorrectionMixin(PlanningMixin):
         first = self.world_model.version == 0
         steps = 1 if first else max(self.num_timesteps - self.taught_at, 1)
         self.taught_at = self.num_timesteps
-        if self.is_fit_due(self.model_every):
+        if self.is_fit_due(self.fit_interval()):
             self.refit()
             self.freeze()
         if self._fitted_at is None:

@@ -249,6 +249,8 @@ def _train(
     settings = model.settings
     if not settings.keep_moments:
         model.optimizer = optimiser(model)
+    for group in model.optimizer.param_groups:  # one that was loaded has its own
+        group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
         ends = train.terminated > 0

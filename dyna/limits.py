@@ -40,9 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 _WHOLE = frozenset((*_COUNTS, *_COUNTS_FROM_ZERO, "gradient_steps", "sde_sample_freq"))
-_OTHER = frozenset(
-    ("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "model_growth", "target_kl", "train_freq")
-)
+_OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
 """What may be given as a schedule, a word, a pair or None, too."""
 
 

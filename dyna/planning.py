@@ -67,6 +67,10 @@ class PlanningMixin(DynaMixin):
         """Mode-1: the policy's most likely action, or by normal noise [B, A] a draw: [B, S] -> [B, A] in [-1, 1]."""
         raise NotImplementedError
 
+    def reply(self, obs: Tensor) -> Tensor:
+        """Mode-1's most likely action where nothing is learned from it: [B, S] -> [B, A] in [-1, 1]."""
+        return self.react(obs)
+
     def value(self, obs: Tensor) -> Tensor:
         """What states are worth, by each critic: [B, S] -> [C, B]."""
         raise NotImplementedError
@@ -87,7 +91,7 @@ class PlanningMixin(DynaMixin):
         if self.world_model.version == 0:
             return None
         noise = None if deterministic else torch.randn(len(obs), warm.shape[-1], generator=rng, device=obs.device)
-        action, after = self.react(obs, noise), torch.zeros_like(warm)
+        action, after = self.reply(obs) if noise is None else self.react(obs, noise), torch.zeros_like(warm)
         unsure = (~self.is_confident(obs)).nonzero().squeeze(1)
         if len(unsure):
             plan = self.plan(obs[unsure], warm[unsure], rng)

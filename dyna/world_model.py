@@ -260,10 +260,14 @@ class GaussianEnsemble(nn.Module):
         (Plan2Explore, 2005.05960), section 3, has the first.
         """
         x = self.normalise_input(obs, action)
-        said = self._prediction(obs, x.expand(self.settings.members, *x.shape), None).mean
-        apart = (said / self.change_std).var(0, correction=0)
-        reward = 0.0 if self.reward_fn else apart[:, -1]
-        return torch.sqrt(apart[:, :-1].mean(-1) + reward)
+        x = x.expand(self.settings.members, *x.shape)
+        state = self.state_head(x).mean * self.y_std[:-1]
+        apart = (state / self.change_std[:-1]).var(0, correction=0).mean(-1)
+        if self.reward_fn is None:
+            next_obs = state + self.y_mean[:-1] + (obs if self.delta else 0.0)
+            reward = self.outcome_head(x, next_obs).mean * (self.y_std[-1] / self.change_std[-1])
+            apart = apart + reward.var(0, correction=0)
+        return apart.sqrt()
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""

@@ -68,6 +68,8 @@ def _short(run: RunConfig) -> dict[str, Any]:
         given = now["learning_starts"]
         settings["learning_starts"] = STARTS if given is None else min(given, STARTS)
         settings["buffer_size"] = min(now["buffer_size"], 10_000)
+    if "model_growth" in now:
+        settings["model_growth"] = 0.0  # the first fits come quicker than those of most of a run
     if "n_steps" in now and issubclass(cls, OnPolicyAlgorithm):
         settings["n_steps"] = min(now["n_steps"], max(ROLLOUT, now.get("batch_size") or 0))
     return settings

@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "learning_starts": 60,
     "batch_size": 32,
     "model_every": 50,
-    "model_growth": None,
+    "model_growth": 0.0,
     "distribution_horizon": 4,
     "training_horizon": 2,
     "policy_kwargs": {"net_arch": [16, 16]},
@@ -46,6 +46,8 @@ def test_the_model_is_fitted_again_when_the_steps_have_grown(monkeypatch: pytest
     monkeypatch.setattr(agent, "fit_world_model", lambda: (fitted_at.append(agent.num_timesteps), fit()))
     agent.learn(290)
     assert fitted_at == [61, 61 + 31, 92 + 46, 138 + 69, 207 + 70], "by half, rounded up, and 70 at most"
+    agent.learn(200)  # counts its steps from zero again, with 290 that are known
+    assert fitted_at[5:] == [61, 61 + 70]
 
 
 def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> None:

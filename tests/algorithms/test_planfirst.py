@@ -30,7 +30,6 @@ TINY: dict[str, Any] = {
     "learning_starts": 60,
     "batch_size": 32,
     "model_every": 50,
-    "model_growth": None,
     "distribution_horizon": 4,
     "training_horizon": 2,
     "horizon": 3,
@@ -74,6 +73,24 @@ def test_every_step_after_the_first_fit_is_planned(planner: PlanFirst) -> None:
 def test_every_window_has_an_outcome_but_those_that_a_fit_cut(planner: PlanFirst) -> None:
     # windows of 3 steps from step 62 on; fits after 111, 161 and 211, an episode's end at 200
     assert planner.configurator.detectors.outcomes == 16 + 16 + 13 + 3 + 6
+
+
+def test_thresholds_are_frozen_at_every_fit_however_these_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, events = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "model_growth": 0.3}), []
+    fit, freeze = agent.fit_world_model, agent.freeze
+    monkeypatch.setattr(agent, "fit_world_model", lambda: (events.append("fit"), fit()))
+    monkeypatch.setattr(agent, "freeze", lambda: (events.append("freeze"), freeze()))
+    agent.learn(120)
+    assert events == ["fit", "freeze"] * 3  # at 61, 80 and 104 steps
+
+
+def test_without_noise_mode_1_is_the_average_of_the_policy() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "policy"}).learn(80)
+    obs = torch.as_tensor(OBS)
+    response = agent.respond(obs, torch.zeros(2, agent.horizon, 1), True, agent.rng)
+    assert response is not None
+    assert torch.equal(response[0], agent.most_likely(agent.policy.averaged, obs))
+    assert not torch.equal(response[0], agent.react(obs))
 
 
 @pytest.mark.parametrize("recentre", [False, True])

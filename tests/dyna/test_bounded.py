@@ -52,7 +52,10 @@ def test_the_units_travel_with_the_weights(policy: BoundedSACPolicy) -> None:
     assert float(other.critic.scale) == float(policy.critic.scale)
 
 
-def test_new_units_do_not_change_what_the_networks_say(policy: BoundedSACPolicy) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_new_units_do_not_change_what_the_networks_say(policy: BoundedSACPolicy, shared: bool) -> None:
+    spaces_ = policy.observation_space, policy.action_space
+    policy = BoundedSACPolicy(*spaces_, lambda _: 1e-3, net_arch=[8, 8], share_features_extractor=shared)
     obs, action = torch.randn(4, 3), torch.randn(4, 2)
     policy.standardise(torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.5]))
     for parameter in policy.critic.parameters():
@@ -65,13 +68,19 @@ def test_new_units_do_not_change_what_the_networks_say(policy: BoundedSACPolicy)
 
 def test_a_deterministic_prediction_is_that_of_the_average(policy: BoundedSACPolicy) -> None:
     obs = torch.randn(3, 3)
-    before = policy._predict(obs, deterministic=True)
-    with torch.no_grad():
-        for parameter in policy.actor.parameters():
-            parameter.normal_()
-    assert torch.equal(policy._predict(obs, deterministic=True), before)
+
+    def move() -> None:
+        with torch.no_grad():
+            for parameter in policy.actor.parameters():
+                parameter.normal_()
+
+    move()  # by a learner that keeps no average
+    assert torch.equal(policy._predict(obs, deterministic=True), policy.actor(obs, deterministic=True))
     policy.average(1)  # the first counts alone
     torch.testing.assert_close(policy._predict(obs, deterministic=True), policy.actor(obs, deterministic=True))
+    before = policy._predict(obs, deterministic=True)
+    move()
+    assert torch.equal(policy._predict(obs, deterministic=True), before)
     torch.manual_seed(1)
     drawn = policy._predict(obs)
     torch.manual_seed(1)

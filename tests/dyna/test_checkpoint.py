@@ -108,6 +108,16 @@ def test_a_damaged_block_is_written_anew_by_the_run_that_goes_on(tmp_path: Path)
     assert same(again.tree, tree(2))
 
 
+def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(tmp_path, 1, {"step": 1})
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(
+        UserError, match="step 1 was passed over: another version of dyna wrote it, in format"
+    ) as raised:
+        checkpoint.load(tmp_path)
+    assert "damaged" not in str(raised.value)
+
+
 def test_when_all_are_damaged_the_error_names_each(tmp_path: Path) -> None:
     for step in (1, 2):
         saved(tmp_path, step)

@@ -135,12 +135,13 @@ def test_an_environment_too_slow_to_train_in_is_told(monkeypatch: pytest.MonkeyP
     assert "took more than" in costs.measure(RunConfig(env=CART, algo="ppo")).why_not
 
 
-def test_a_fit_is_spread_over_the_steps_until_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("algo", ["mbpo", "dhmbpo"])
+def test_a_fit_is_spread_over_the_steps_until_the_next(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit that takes a second, every 1,000 steps, adds a millisecond to each step and not a second to one."""
     monkeypatch.setattr(costs, "SECONDS", 0.02)
     clock = [0.0]
     monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
-    cls = registry.find("mbpo")
+    cls = registry.find(algo)
     fit, train = cls.fit_world_model, cls.train  # type: ignore[attr-defined]
 
     def slow_fit(self: Any) -> None:
@@ -153,7 +154,8 @@ def test_a_fit_is_spread_over_the_steps_until_the_next(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(cls, "fit_world_model", slow_fit)
     monkeypatch.setattr(cls, "train", slow_train)
-    cost = costs.measure(RunConfig(env=CART, algo="mbpo", hyperparameters={**SMALL, "model_every": 1_000}))
+    settings = {name: value for name, value in SMALL.items() if name != "rollouts" or algo == "mbpo"}
+    cost = costs.measure(RunConfig(env=CART, algo=algo, hyperparameters={**settings, "model_every": 1_000}))
     assert cost.why_not == "" and cost.milliseconds == pytest.approx(5 + 1)
 
 
