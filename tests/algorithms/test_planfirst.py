@@ -254,7 +254,7 @@ def test_a_policy_alone_makes_no_plan() -> None:
     agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "policy"}).learn(120)
     assert agent.updates["plans"] == 0 and agent.decided["reacted"] == 120 - 61
     action, _ = agent.predict(OBS, deterministic=True)
-    np.testing.assert_allclose(action, 2 * agent.react(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(action, 2 * agent.reply(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
 
 
 def sure(agent: PlanFirst) -> PlanFirst:
