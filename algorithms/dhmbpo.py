@@ -105,7 +105,6 @@ class DHMBPO(DynaMixin, SAC):
         if isinstance(policy, type) and not issubclass(policy, BoundedSACPolicy):
             raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
-        limits.check({"model_growth": model_growth})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
         if mask not in get_args(Mask):
             raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
@@ -152,7 +151,7 @@ class DHMBPO(DynaMixin, SAC):
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""
         first = self.world_model.version == 0
-        if self.is_fit_due(self.fit_interval()):
+        if self.is_fit_due():
             self.fit_world_model()
             self._set_units()
         if self._fitted_at is None:

@@ -150,7 +150,7 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Fit the world model where it is due; there is nothing else to learn."""
-        if self.is_fit_due(self.fit_interval()):
+        if self.is_fit_due():
             self.fit_world_model()
 
     def imagination_policy(self, obs: Tensor) -> Tensor:

@@ -81,7 +81,11 @@ class DynaMixin(OffPolicyAlgorithm):
         """Environment steps from the last fit of the world model to the next."""
         return self.model_every
 
-    def is_fit_due(self, every: int) -> bool:
+    def is_fit_due(self) -> bool:
+        """Whether the time has come for the next fit of the world model."""
+        return self.may_fit(self.fit_interval())
+
+    def may_fit(self, every: int) -> bool:
         """Whether `every` environment steps have passed since the last fit, and there is enough to learn from."""
         if not self.dreams or len(self.replay_buffer) < max(self.learning_starts, FIRST_ROWS):
             return False

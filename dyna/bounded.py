@@ -56,8 +56,8 @@ class BoundedSACPolicy(StackedSACPolicy):
 
     Once a learner calls `average`, a deterministic prediction is that of `averaged`, an actor with the running average
     of the weights: a policy that is moved by every update falls now and then where its average does not (Polyak &
-    Juditsky 1992). Unless given:
-    `net_arch` [96, 96], SiLU activations. Raises UserError where the actor has no hidden layer.
+    Juditsky 1992). Unless given: `net_arch` [96, 96], SiLU activations. Raises UserError where the actor has no hidden
+    layer.
     """
 
     averaged: Actor
@@ -90,7 +90,7 @@ class BoundedSACPolicy(StackedSACPolicy):
         return self.averaged if self.averaging else self.actor
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return (self.player if deterministic else self.actor)(observation, deterministic)  # type: ignore[no-any-return]
+        return cast(Tensor, (self.player if deterministic else self.actor)(observation, deterministic))
 
     @torch.no_grad()
     def average(self, update: int) -> None:

@@ -77,7 +77,7 @@ class BranchedDyna(DynaMixin):
 
     def fit_and_dream(self) -> None:
         """Every `model_every` steps, refit the world model and imagine anew from states of all real transitions."""
-        if self.is_fit_due(self.fit_interval()):
+        if self.is_fit_due():
             self.fit_world_model()  # line 3
             if self.world_model.version == 1:
                 self._choose_units()

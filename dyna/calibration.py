@@ -37,8 +37,7 @@ def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
     target = (torch.cat([arrived, rows.reward[:, None]], dim=1) - model.y_mean) / model.y_std
     state = model.state_head(x, elites)
     dynamics = _squared(state.mean, state.log_var, target[:, :-1]).mean(-1)
-    expected = state.mean * model.y_std[:-1] + model.y_mean[:-1]
-    expected = expected + rows.obs if model.delta else expected
+    expected = model.next_obs(rows.obs, state.mean)
     by_real = _of_outcomes(model, x, rows.next_obs.expand_as(expected), rows.terminated, target[:, -1])
     by_expected = _of_outcomes(model, x, expected, rows.terminated, target[:, -1])
     reward, termination = torch.minimum(by_real, by_expected)

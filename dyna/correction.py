@@ -159,13 +159,13 @@ class CorrectionMixin(PlanningMixin):
         """Whether updates are made because of an alarm, so that they should begin where outcomes were surprising."""
         return self.learner == "gated" and bool(self.allowance.gate.alarmed) and self.configurator.outcomes.size > 0
 
-    def is_fit_due(self, every: int) -> bool:
+    def is_fit_due(self) -> bool:
         """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
         now, asked = self.num_timesteps, self._can_judge
         if self.changed_at and self._fitted_at is not None:
             changed = max(self.changed_at.values())
             asked |= now - changed >= GROWTH * (self._fitted_at - changed)
-        return super().is_fit_due(every) or (asked and super().is_fit_due(self.horizon))
+        return super().is_fit_due() or (asked and self.may_fit(self.horizon))
 
     def lessons(self, rows: int) -> Tensor | None:
         """Of a head that has forgotten, the steps since then."""
@@ -205,7 +205,7 @@ class CorrectionMixin(PlanningMixin):
         first = self.world_model.version == 0
         steps = 1 if first else max(self.num_timesteps - self.taught_at, 1)
         self.taught_at = self.num_timesteps
-        if self.is_fit_due(self.fit_interval()):
+        if self.is_fit_due():
             self.refit()
             self.freeze()
         if self._fitted_at is None:

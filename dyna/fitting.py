@@ -247,10 +247,11 @@ def _train(
     `taught` and `asked` [B, 3] are the lessons of the training and of the held-out rows.
     """
     settings = model.settings
-    if not settings.keep_moments:
+    if settings.keep_moments:
+        for group in model.optimizer.param_groups:  # an optimiser that was loaded brought its own
+            group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    else:
         model.optimizer = optimiser(model)
-    for group in model.optimizer.param_groups:  # one that was loaded has its own
-        group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
         ends = train.terminated > 0

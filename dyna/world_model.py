@@ -261,20 +261,22 @@ class GaussianEnsemble(nn.Module):
         """
         x = self.normalise_input(obs, action)
         x = x.expand(self.settings.members, *x.shape)
-        state = self.state_head(x).mean * self.y_std[:-1]
-        apart = (state / self.change_std[:-1]).var(0, correction=0).mean(-1)
+        state = self.state_head(x).mean
+        apart = (state * self.y_std[:-1] / self.change_std[:-1]).var(0, correction=0).mean(-1)
         if self.reward_fn is None:
-            next_obs = state + self.y_mean[:-1] + (obs if self.delta else 0.0)
-            reward = self.outcome_head(x, next_obs).mean * (self.y_std[-1] / self.change_std[-1])
+            reward = self.outcome_head(x, self.next_obs(obs, state)).mean * (self.y_std[-1] / self.change_std[-1])
             apart = apart + reward.var(0, correction=0)
         return apart.sqrt()
+
+    def next_obs(self, obs: Tensor, state: Tensor) -> Tensor:
+        """Raw obs [E, B, S] or [B, S], and what the state head says [E, B, S] -> raw next observation [E, B, S]."""
+        next_obs = state * self.y_std[:-1] + self.y_mean[:-1]
+        return next_obs + obs if self.delta else next_obs
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""
         state = self.state_head(x, members)
-        next_obs = state.mean * self.y_std[:-1] + self.y_mean[:-1]
-        if self.delta:
-            next_obs = next_obs + obs
+        next_obs = self.next_obs(obs, state.mean)
         outcome = self.outcome_head(x, next_obs, members)
         reward = outcome.mean * self.y_std[-1] + self.y_mean[-1]
         log_var = torch.cat([state.log_var, outcome.log_var.unsqueeze(-1)], dim=-1)

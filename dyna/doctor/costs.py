@@ -123,7 +123,7 @@ class _Fits:
     def __init__(self, model: DynaMixin, watch: _Watch) -> None:
         self._watch = watch
         self._fit = self._dream = 0.0
-        self._is_due = model.is_fit_due
+        self._is_due, self._interval = model.is_fit_due, model.fit_interval
         model.is_fit_due = self._note  # type: ignore[method-assign]
         model.fit_world_model = self._timed(model.fit_world_model, "_fit")  # type: ignore[method-assign]
         model.dream = self._timed(model.dream, "_dream")  # type: ignore[method-assign]
@@ -133,10 +133,10 @@ class _Fits:
         """Seconds an environment step, if the fit and its dreams are spread over the steps until the next."""
         return (self._fit + self._dream) / self._every
 
-    def _note(self, every: int) -> bool:
-        self._every = every
-        self._watch.longest = every - 2  # the next fit is not timed
-        return self._is_due(every)
+    def _note(self) -> bool:
+        self._every = self._interval()
+        self._watch.longest = self._every - 2  # the next fit is not timed
+        return self._is_due()
 
     def _timed(self, method: Callable[..., None], name: str) -> Callable[..., None]:
         def timed(*args: Any, **kwargs: Any) -> None:
