@@ -14,6 +14,7 @@ from torch.nn import functional
 from dyna.kernels.activations import normalised_silu, normalised_silu_back
 
 Activation = Callable[[Tensor], Tensor]
+Affinity = tuple[Tensor, Tensor]  # bias [K, 1, out] and weight [K, in, out] of a layer
 Affine = Callable[[Tensor, Tensor, Tensor], Tensor]  # bias, x, weight -> x @ weight + bias
 MANY = 512  # rows a member from which members are computed one after the other
 BLOCK = 1024  # rows
@@ -103,10 +104,14 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
         """All members, or the chosen ones [K] alone: x [E or K, B, in] or [B, in] -> [E or K, B, out]."""
-        layers: list[tuple[Tensor, Tensor]] = [
+        layers = [
             (layer.bias, layer.weight) if members is None else (layer.bias[members], layer.weight[members])
             for layer in self.layers
         ]
+        return self.by(layers, x)
+
+    def by(self, layers: Sequence[Affinity], x: Tensor) -> Tensor:
+        """What members [K] with other layers of this kind would say: x [K, B, in] or [B, in] -> [K, B, out]."""
         if x.dim() == 2:
             x = x.expand(len(layers[0][0]), *x.shape)
         if torch.is_grad_enabled() or x.device.type != "cpu" or x.shape[1] < MANY:
@@ -114,11 +119,11 @@ class EnsembleMLP(nn.Module):
         # member by member and block by block, so that the activations stay in a core's cache: up to twice as fast
         return torch.stack([self._in_blocks(rows, layers, member) for member, rows in enumerate(x)])
 
-    def _in_blocks(self, x: Tensor, layers: list[tuple[Tensor, Tensor]], member: int) -> Tensor:
+    def _in_blocks(self, x: Tensor, layers: Sequence[Affinity], member: int) -> Tensor:
         own = [(bias[member], weight[member]) for bias, weight in layers]
         return torch.cat([self._through(block, own, torch.addmm) for block in torch.split(x, BLOCK)])
 
-    def _through(self, x: Tensor, layers: list[tuple[Tensor, Tensor]], affine: Affine) -> Tensor:
+    def _through(self, x: Tensor, layers: Sequence[Affinity], affine: Affine) -> Tensor:
         for bias, weight in layers[:-1]:
             x = affine(bias, x, weight)
             x = self._activated(x)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from dyna.networks import EnsembleLinear, EnsembleMLP
+from dyna.networks import Affinity, EnsembleMLP
 from dyna.types import Outcome
 from dyna.world_model import GaussianEnsemble, bounded
 
@@ -35,17 +35,19 @@ class PlanModel:
         size = model.obs_size
         self._delta = bool(model.delta)  # asked once: on a GPU, each question waits
         columns = torch.arange(2 * size, device=chosen.device)
-        self._means = _copied(model.state_network, chosen, columns[:size], dtype)
-        self._moments = _copied(model.state_network, chosen, columns, dtype)
-        self._outcome = _copied(model.outcome_network, chosen, columns.new_tensor([0, 2]), dtype)
+        self._means = _chosen(model.state_network, chosen, columns[:size], dtype)
+        self._moments = _chosen(model.state_network, chosen, columns, dtype)
+        self._outcome = _chosen(model.outcome_network, chosen, columns.new_tensor([0, 2]), dtype)
 
     def next_mean(self, obs: Tensor, action: Tensor) -> Tensor:
         """Mean next observation: [K, R, S], [K, R, A] -> [K, R, S], env units."""
-        return self._arrived(obs, self._through(self._means, self.model.normalise_input(obs, action), obs.shape[-1]))
+        x = self.model.normalise_input(obs, action)
+        return self._arrived(obs, self._through(self.model.state_network, self._means, x, obs.shape[-1]))
 
     def next_moments(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the next observation: [K, R, S], [K, R, A] -> two of [K, R, S]."""
-        out = self._through(self._moments, self.model.normalise_input(obs, action), 2 * obs.shape[-1])
+        x = self.model.normalise_input(obs, action)
+        out = self._through(self.model.state_network, self._moments, x, 2 * obs.shape[-1])
         mean, log_var = out.chunk(2, dim=-1)
         return self._arrived(obs, mean), (0.5 * bounded(log_var)).exp() * self.model.y_std[:-1]
 
@@ -63,32 +65,21 @@ class PlanModel:
         """As `outcome`, from the outcome networks alone."""
         model = self.model
         features = model.outcome_input(model.normalise_input(obs, action), next_obs)
-        mean, logit = self._through(self._outcome, features, 2).unbind(dim=-1)
+        mean, logit = self._through(model.outcome_network, self._outcome, features, 2).unbind(dim=-1)
         return mean * model.y_std[-1] + model.y_mean[-1], torch.sigmoid(logit - model.log_oversampling)
 
     def _arrived(self, obs: Tensor, mean: Tensor) -> Tensor:
         next_obs = torch.addcmul(self.model.y_mean[:-1], mean, self.model.y_std[:-1])
         return next_obs + obs if self._delta else next_obs
 
-    def _through(self, network: EnsembleMLP, x: Tensor, outputs: int) -> Tensor:
-        out: Tensor = network(x.to(self.dtype))
+    def _through(self, network: EnsembleMLP, layers: list[Affinity], x: Tensor, outputs: int) -> Tensor:
+        out = network.by(layers, x.to(self.dtype))
         return out[..., :outputs].to(x.dtype)
 
 
-def _copied(network: EnsembleMLP, members: Tensor, columns: Tensor, dtype: torch.dtype) -> EnsembleMLP:
-    """Some members and some outputs of a network, filled up to LANES by zeros, without gradient for the weights."""
-    layers = list(network.layers)
-    sizes = [layer.weight.shape[1] for layer in layers] + [len(columns) + -len(columns) % LANES]
-    with torch.device("meta"):  # new weights are neither drawn nor stored
-        copy = EnsembleMLP(len(members), sizes[0], sizes[1:-1], sizes[-1], network.activation, network.layer_norm)
-    for layer, own in zip(layers, copy.layers, strict=True):
-        weight, bias = layer.weight.detach()[members], layer.bias.detach()[members]
-        if layer is layers[-1]:
-            weight, bias = (F.pad(part[..., columns], (0, -len(columns) % LANES)) for part in (weight, bias))
-        _put(own, weight.to(dtype), bias.to(dtype))
-    return copy
-
-
-def _put(layer: EnsembleLinear, weight: Tensor, bias: Tensor) -> None:
-    layer.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-    layer.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
+def _chosen(network: EnsembleMLP, members: Tensor, columns: Tensor, dtype: torch.dtype) -> list[Affinity]:
+    """Layers of some members and some outputs of a network, filled up to LANES by zeros, without gradient."""
+    layers = [(layer.bias.detach()[members], layer.weight.detach()[members]) for layer in network.layers]
+    padding = (0, -len(columns) % LANES)
+    layers[-1] = tuple(F.pad(part[..., columns], padding) for part in layers[-1])  # type: ignore[assignment]
+    return [(bias.to(dtype), weight.to(dtype)) for bias, weight in layers]
