@@ -97,7 +97,7 @@ class DHMBPO(DynaMixin, SAC):
         curiosity: float = 2.0,
         mask: Mask = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
-        world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5, keep_moments=True),  # noqa: B008 - frozen
+        world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
         termination_fn: KnownTermination | None = None,
         **sac: Any,

@@ -225,8 +225,7 @@ class DynaMixin(OffPolicyAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, tensors = super()._get_torch_save_params()
-        kept = ["world_model.optimizer"] if self.world_model_settings.keep_moments else []
-        return [*names, "world_model", *kept], tensors
+        return [*names, "world_model"], tensors
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "world_model", "imagined", "replay", "rng"]

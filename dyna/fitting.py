@@ -194,12 +194,11 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
         _set_normalisers(probe, past)
         _set_oversampling(probe, past.terminated)
-        update(probe, normalised(probe, past, rng), probe.optimizer, PROBE_UPDATES, rng)
+        update(probe, normalised(probe, past, rng), optimiser(probe), PROBE_UPDATES, rng)
         errors[kind] = open_loop_error(probe, newest, OPEN_LOOP)
     delta = errors["delta"] <= CLEARLY_BETTER * errors["next_obs"]
     if delta != bool(model.delta):
         model.state_network.reset_parameters()
-        model.optimizer = optimiser(model)
         model.delta.fill_(delta)
     model.rows_at_choice.fill_(len(data.obs))
 
@@ -246,12 +245,7 @@ def _train(
 
     `taught` and `asked` [B, 3] are the lessons of the training and of the held-out rows.
     """
-    settings = model.settings
-    if settings.keep_moments:
-        for group in model.optimizer.param_groups:  # an optimiser that was loaded brought its own
-            group.update(lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    else:
-        model.optimizer = optimiser(model)
+    settings, adam = model.settings, optimiser(model)
     _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
         ends = train.terminated > 0
@@ -263,7 +257,7 @@ def _train(
     updates = idle = 0
     while idle < settings.patience and updates < settings.max_updates:
         steps = min(window, settings.max_updates - updates)
-        update(model, rows, model.optimizer, steps, rng)
+        update(model, rows, adam, steps, rng)
         updates += steps
         found = scores(model, test)
         if not all(torch.isfinite(score.loss).all() for score in found):

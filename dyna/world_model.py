@@ -68,8 +68,6 @@ class EnsembleSettings:
     """Relative fall of a member's holdout error that counts as improvement."""
     max_updates: int = 500
     """Training steps of one fit at most."""
-    keep_moments: bool = False
-    """Take Adam's moments over from one fit to the next, as the weights are; off, each fit measures them anew."""
     terminal_share: float = 0.1
     """Share of a training batch that terminal rows are oversampled to; the odds are corrected afterwards."""
 
@@ -166,7 +164,6 @@ class GaussianEnsemble(nn.Module):
         }.items():
             self.register_buffer(name, value)
         self.to(device)
-        self.optimizer = fitting.optimiser(self)
 
     @property
     def version(self) -> int:

@@ -42,7 +42,7 @@ def main() -> None:
     model = GaussianEnsemble(OBS, ACTION, SETTINGS)
     obs, action = torch.randn(ROWS, OBS), torch.rand(ROWS, ACTION) * 2 - 1
     data = Transitions(obs, action, torch.randn(ROWS), obs + torch.randn(ROWS, OBS), torch.zeros(ROWS))
-    rows, adam = fitting.normalised(model, data, rng), model.optimizer
+    rows, adam = fitting.normalised(model, data, rng), fitting.optimiser(model)
     stacked, loop = Stacked(), Loop()
 
     def dream(chunk: int = 5_000) -> None:

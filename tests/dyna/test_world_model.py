@@ -322,14 +322,6 @@ def test_a_reward_that_members_disagree_about_is_novel_unless_it_is_known() -> N
     assert float(model.novelty(near.obs, near.action).max()) < 0.5 * spread
 
 
-@pytest.mark.parametrize(("keep_moments", "steps"), [(False, 40), (True, 80)])
-def test_the_moments_of_the_optimiser_outlive_a_fit_where_they_are_kept(keep_moments: bool, steps: int) -> None:
-    settings = dataclasses.replace(SMALL, max_updates=40, keep_moments=keep_moments)
-    model, _ = fitted(linear_system(), settings)
-    model.fit(linear_system(), rng=generator())
-    assert {int(state["step"]) for state in model.optimizer.state.values()} == {steps}
-
-
 def test_nothing_is_novel_to_a_single_member() -> None:
     model = GaussianEnsemble(4, 2, EnsembleSettings(members=1, elites=1, width=8, depth=1))
     assert torch.equal(model.novelty(torch.randn(6, 4), torch.randn(6, 2)), torch.zeros(6))
