@@ -28,6 +28,7 @@ from dyna.plan_model import PlanModel
 from dyna.plan_seeds import noisy_plans
 from dyna.planners import mppi
 from dyna.plans import Plan
+from dyna.value_expansion import Valued
 
 START_STD = 0.5  # of a plan's first iteration
 RECENT = 100  # outcomes that say which constant the critics lack
@@ -56,6 +57,8 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     :param temperature: How greedily a plan follows the best candidates, whose weights are exp(temperature score).
     :param recentre: Give the critics at every fit the constant that recent outcomes say they lack.
+    :param realised: Share, below 1, of the critics' lessons that are what really came of windows, the more surprising
+        the likelier; the others are imagined.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
     :param model_growth: As DHMBPO's, but 0 unless given: a fit cuts windows, and what is frozen needs whole ones.
     :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
@@ -71,6 +74,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         env: GymEnv | str | None = None,
         temperature: float = 0.5,
         recentre: bool = False,
+        realised: float = 0.0,
         distil: bool = False,
         model_growth: float = 0.0,
         curiosity: float = 0.0,
@@ -80,7 +84,10 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             raise UserError(f"policy must be MlpPolicy or a PlanFirstPolicy, got {policy.__name__}")
         if not 0.0 < temperature < math.inf:
             raise UserError(f"temperature must be finite and above 0, got {temperature}")
+        if not 0.0 <= realised < 1.0:
+            raise UserError(f"realised must be a share below 1, got {realised}")
         self.temperature, self.recentre, self.distil = temperature, recentre, distil
+        self.realised = realised
         env = with_actions(env, spaces.Box, "DiscretePlanFirst takes a Discrete")
         super().__init__(policy, env, model_growth=model_growth, curiosity=curiosity, **more)
 
@@ -154,6 +161,18 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             critic.centre += offset
         self.logger.record("planfirst/offset", offset)
 
+    def _evaluate(self, batch_size: int) -> Valued:
+        """As DHMBPO's imagined lessons, and what windows brought: the critics' value stands for what followed them."""
+        imagined = super()._evaluate(batch_size)
+        rows = round(len(imagined.value) * self.realised / (1.0 - self.realised))
+        if not rows or not self.configurator.outcomes.size:
+            return imagined
+        known = self.configurator.surprises(rows, self.rng)
+        with torch.no_grad():
+            last = self.critic_target.values(known["last"], self.react(known["last"])).mean(0)
+        value = known["earned"].squeeze(1) + known["weight"].squeeze(1) * last
+        return imagined.joined(Valued(known["obs"], known["action"], value.clamp(self.critic.low, self.critic.high)))
+
     def _starts(self, rows: int) -> Tensor:
         """As DHMBPO's; while an alarm is answered, half of them are states whose outcome was a surprise."""
         return self._with_surprises(super()._starts(rows))
@@ -166,7 +185,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         rows = len(starts)
         if not self.answers_alarm:
             return starts
-        starts = torch.cat([self.configurator.surprising(rows // 2, self.rng), starts[rows // 2 :]])
+        starts = torch.cat([self.configurator.surprises(rows // 2, self.rng)["obs"], starts[rows // 2 :]])
         return starts[torch.randperm(rows, generator=self.rng, device=starts.device)]  # members take equal parts
 
     def _distil(self) -> None:

@@ -178,7 +178,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         batch = super().sample(batch_size)
         if not self.answers_alarm:
             return batch
-        start = self.configurator.surprising(-(-batch_size // 2), self.rng)  # a batch may be of one row
+        start = self.configurator.surprises(-(-batch_size // 2), self.rng)["obs"]  # a batch may be of one row
         rows = imagine(self.world_model, self.imagination_policy, start, 1, KeepAll(), rng=self.rng)
         new = Transitions(rows.obs, rows.action, rows.reward / self.reward_unit, rows.next_obs, rows.terminated)
         return Transitions(*(torch.cat([ours, theirs[len(ours) :]]) for ours, theirs in zip(new, batch, strict=True)))

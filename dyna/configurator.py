@@ -58,6 +58,7 @@ class Configurator:
         n_envs: int,
         horizon: int,
         obs_size: int,
+        action_size: int,
         *,
         gamma: float,
         value: Value,
@@ -68,7 +69,7 @@ class Configurator:
         self.horizon, self.gamma, self.value, self.thresholds = horizon, gamma, value, thresholds
         self.centred, device = centred, thresholds.tau.device
         self.windows = Windows(n_envs, horizon, device)
-        widths = {"obs": obs_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1}
+        widths = {"obs": obs_size, "action": action_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1}
         self.outcomes = Ring(REMEMBERED, widths, device)
         self.detectors = Detectors((*HEADS, CRITIC), pooled=pooled)
         self.shocks = 0  # outcomes that missed what the critics said by very much
@@ -146,10 +147,14 @@ class Configurator:
         residual = earned + weight * _mean(self.value(known["last"])) - _mean(self.value(known["obs"]))
         return float(residual.sum() / (1.0 - weight).sum())
 
-    def surprising(self, n: int, rng: torch.Generator) -> Tensor:
-        """States [n, S] from which outcomes were surprising, the more so the likelier; one must be known."""
+    def surprises(self, n: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """n outcomes [n, .], the more surprising the likelier; one must be known.
+
+        Each has the state `obs` and the action with which it began, what it `earned`, the `weight` of the value of its
+        `last` state, and the critics' `residual`.
+        """
         weights = self.outcomes.all()["residual"].squeeze(1).abs().clamp_min(1e-6) ** PRIORITY
-        return self.outcomes.sample(n, rng=rng, weights=weights)["obs"]
+        return self.outcomes.sample(n, rng=rng, weights=weights)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next verdicts depend on, but for the thresholds."""
@@ -169,7 +174,7 @@ class Configurator:
         weight = discounted_return(torch.zeros_like(steps.reward), steps.terminated, no_value + 1.0, self.gamma)
         columns = {"earned": earned, "weight": weight, "residual": residual}
         rows = {name: column.unsqueeze(1) for name, column in columns.items()}
-        self.outcomes.add(obs=steps.obs[0], last=steps.next_obs[-1], **rows)
+        self.outcomes.add(obs=steps.obs[0], action=steps.action[0], last=steps.next_obs[-1], **rows)
 
     def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
         """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""

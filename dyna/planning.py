@@ -183,6 +183,7 @@ class PlanningMixin(DynaMixin):
             self.n_envs,
             self.horizon,
             obs_size,
+            action_size,
             gamma=self.gamma,
             value=self.value,
             thresholds=self.thresholds,

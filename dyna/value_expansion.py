@@ -76,6 +76,10 @@ class Valued:
         obs, action = (part[:-1].flatten(0, 1)[rows] for part in (rollout.obs, rollout.action))
         return cls(obs, action, value.flatten()[rows])
 
+    def joined(self, more: Valued) -> Valued:
+        """These steps and more of them."""
+        return Valued(*(torch.cat([getattr(each, name) for each in (self, more)]) for name in vars(self)))
+
     def sample(self, rows: int, *, rng: torch.Generator) -> Valued:
         """[rows, .] of them, uniform with replacement."""
         drawn = torch.randint(len(self.value), (rows,), generator=rng, device=self.value.device)

@@ -240,6 +240,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"acting": "confidnt"}, "acting must be plan, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
+        ({"realised": 1.0}, "realised must be a share below 1, got 1.0"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a PlanFirstPolicy, got SACPolicy"),
@@ -361,6 +362,26 @@ def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered
         assert 0.5 <= share(starts(400)) < 0.5 + 0.5 * chance + 0.1
         shut(agent)
         assert share(starts(400)) < chance + 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_critics_learn_from_what_really_came_of_windows(share: float) -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), realised=share, **TINY).learn(130)
+    lessons, data = agent._evaluate(30), agent.replay_buffer.all_transitions()
+    began = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
+    rows = {tuple(row): i for i, row in enumerate(data.obs.tolist())}
+    real = [i for i, row in enumerate(lessons.obs.tolist()) if tuple(row) in began]
+    if not share:  # imagined lessons begin in real states, some of them such
+        assert len(real) < 0.2 * len(lessons.obs)
+        return
+    real = real[-len(lessons.obs) // 2 :]
+    first = torch.tensor([rows[tuple(lessons.obs[i].tolist())] for i in real])
+    assert torch.equal(lessons.action[real], data.action[first])
+    last = data.next_obs[first + 2]
+    value = agent.critic_target.values(last, agent.react(last)).mean(0)
+    for k in (2, 1, 0):
+        value = data.reward[first + k] + agent.gamma * value
+    torch.testing.assert_close(lessons.value[real], value.clamp(agent.critic.low, agent.critic.high))
 
 
 def test_planfirst_is_not_curious_unless_told_to_be() -> None:

@@ -67,7 +67,7 @@ def known() -> tuple[GaussianEnsemble, Transitions]:
 def watched(known: tuple[GaussianEnsemble, Transitions], what: World, steps: int, **how: bool) -> Configurator:
     """What a configurator has heard after some steps of a world."""
     (model, data), replay = known, empty()
-    configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds(), **how)
+    configurator = Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds(), **how)
     configurator.freeze(model, data)
     configurator.thresholds.tau.fill_(0.5)
     rng, planner = torch.Generator().manual_seed(1), PlanModel(model)
@@ -101,7 +101,7 @@ def test_a_changed_world_is_measured_on_rows_that_were_held_out_too(
     model, data = known
     monkeypatch.setattr(fitting, "HOLDOUT_ROWS", len(data.obs) // 50)
     held, today = fitting.held_out(data, model.settings.holdout), torch.arange(len(data.obs)) >= len(data.obs) // 2
-    configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
+    configurator = Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
     seen: list[Transitions] = []
     monkeypatch.setattr(configurator.thresholds, "freeze", lambda model, rows, *rest: seen.append(rows))
     configurator.freeze(model, data, today)
@@ -135,7 +135,7 @@ def test_the_head_that_no_longer_fits_is_named(
 def test_one_outcome_that_misses_by_a_whole_return_is_an_alarm(known: tuple[GaussianEnsemble, Transitions]) -> None:
     (model, data), plans = known, torch.zeros(1, H, 1)
     for fall, raised in ((1.0, []), (-100.0, [CRITIC])):
-        replay, configurator = empty(), Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
+        replay, configurator = empty(), Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
         configurator.freeze(model, data)
         configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans + 0.1)
         live(replay, H, lambda obs, action, rng, fall=fall: (obs, fall, True), seed=0)
@@ -151,14 +151,14 @@ def test_pooled_detectors_name_them_all(known: tuple[GaussianEnsemble, Transitio
 
 def test_it_goes_on_as_it_was(known: tuple[GaussianEnsemble, Transitions]) -> None:
     ours = watched(known, world, 50)
-    others = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=ours.thresholds)
+    others = Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=ours.thresholds)
     others.load_state_dict(ours.state_dict())
     assert others.metrics() == ours.metrics() and torch.equal(others.windows.age, ours.windows.age)
 
 
 def test_where_the_policy_acts_there_is_no_gap_to_be_seen(known: tuple[GaussianEnsemble, Transitions]) -> None:
     (model, data), replay, plans = known, empty(), torch.zeros(1, H, 1)
-    configurator = Configurator(1, H, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
+    configurator = Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
     configurator.freeze(model, data)
     none = torch.full_like(plans, torch.nan)
     configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), none, plans)
@@ -174,7 +174,7 @@ def test_a_residual_that_is_the_same_everywhere_is_no_surprise(known: tuple[Gaus
 
     (model, data), told = known, {}
     for centred in (True, False):
-        configurator = Configurator(1, H, 1, gamma=GAMMA, value=shifted, thresholds=Thresholds(), centred=centred)
+        configurator = Configurator(1, H, 1, 1, gamma=GAMMA, value=shifted, thresholds=Thresholds(), centred=centred)
         configurator.freeze(model, data)
         told[centred] = float(configurator.thresholds.bias)
     assert told[True] == pytest.approx((GAMMA**H - 1) * 100, abs=1.0) and told[False] == 0
@@ -182,7 +182,7 @@ def test_a_residual_that_is_the_same_everywhere_is_no_surprise(known: tuple[Gaus
 
 def test_surprising_states_are_those_of_outcomes(known: tuple[GaussianEnsemble, Transitions]) -> None:
     configurator = watched(known, world, 90)
-    drawn = configurator.surprising(50, torch.Generator().manual_seed(0))
+    drawn = configurator.surprises(50, torch.Generator().manual_seed(0))["obs"]
     assert {float(row) for row in drawn} <= {float(row) for row in configurator.outcomes.all()["obs"]}
 
 
