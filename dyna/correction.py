@@ -1,7 +1,7 @@
 """Learning that is limited to what broken promises must correct: the part of PlanFirst that all its learners share.
 
 A Dyna method learns in the background, as much as an allowance grants. Alarms open the gate of that allowance, and a
-look at what learning has gained in imagination closes it again. Alarms about the world model may bring a refit, and a
+look at what learning has changed in imagination closes it again. Alarms about the world model may bring a refit, and a
 ledger tells what was planned, learnt and refitted.
 """
 
@@ -224,7 +224,7 @@ class CorrectionMixin(PlanningMixin):
         """What the newest updates gained in imagination says whether the gate stays open."""
         obs = self.replay_buffer.sample_obs(LOOKED_FROM)
         gain = self.improvement.look(PlanModel(self.world_model), obs, self.gamma)
-        self.allowance.gate.look(self.num_timesteps, pays=gain.matters)
+        self.allowance.gate.look(self.num_timesteps, moves=gain.matters)
         self.unseen = 0.0
         for name, value in zip(Gain._fields, gain, strict=True):
             self.logger.record(f"planfirst/gain_{name}", value)

@@ -1,6 +1,6 @@
-"""A gate for learning: wide open at first and after an alarm, narrower each time that learning was seen not to pay.
+"""A gate for learning: wide open at first and after an alarm, narrower each time that learning moved nothing.
 
-An alarm is believed as far as learning paid after the last ones of that part.
+An alarm is believed as far as learning moved something after the last ones of that part.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NARROWER = 0.25
-"""By which factor a gate closes at a look that finds no gain, and the belief in an alarm that was followed by one."""
+"""By which factor a gate closes at a look that finds no change, and the belief in an alarm that was followed by one."""
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Gate:
     reason: str = field(default="nothing is known yet", kw_only=True)
     """Why it is as wide as it is."""
     alarmed: set[str] = field(default_factory=set, kw_only=True)
-    """The parts whose alarms opened it, until a look finds that learning does not pay."""
+    """The parts whose alarms opened it, until a look finds that learning moves nothing."""
     belief: dict[str, float] = field(default_factory=dict, kw_only=True)
     """Parts whose alarms are not wholly believed, and how far they open it."""
 
@@ -34,13 +34,13 @@ class Gate:
             self.share, self.reason = belief, part
         self.alarmed.add(part)
 
-    def look(self, step: int, *, pays: bool) -> None:
-        """At an environment step it was seen whether the last updates paid: open it, or close it further."""
-        if pays:
-            self.share, self.reason = 1.0, "learning pays"
+    def look(self, step: int, *, moves: bool) -> None:
+        """It was seen at an environment step whether the last updates moved what is earned: open it, or close it on."""
+        if moves:
+            self.share, self.reason = 1.0, "learning moves what is earned"
             self.belief = {part: belief for part, belief in self.belief.items() if part not in self.alarmed}
         elif step >= self.opening:
-            self.share, self.reason = self.share * NARROWER, "learning does not pay"
+            self.share, self.reason = self.share * NARROWER, "learning moves nothing"
             self.belief |= {part: NARROWER * self.belief.get(part, 1.0) for part in self.alarmed}
             self.alarmed = set()
 

@@ -21,9 +21,9 @@ from dyna.types import Act
 STEPS = 100
 """Of an imagined episode."""
 SURE = 2.0
-"""Standard errors above zero from which a gain is believed."""
+"""Standard errors from zero at which a gain or a loss is believed."""
 MATTERS = 0.02
-"""Share of the spread of returns between start states from which a gain is worth its updates."""
+"""Share of the spread of returns between start states from which a gain or a loss is no trifle."""
 
 
 class Gain(NamedTuple):
@@ -35,8 +35,11 @@ class Gain(NamedTuple):
 
     @property
     def matters(self) -> bool:
-        """Whether it is no chance and no trifle; a return that is not a number is none."""
-        return self.mean > max(SURE * self.error, MATTERS * self.spread)
+        """Whether it is no chance and no trifle; a return that is not a number is none.
+
+        A loss matters as a gain does: where updates still move what a policy earns, learning is not over.
+        """
+        return abs(self.mean) > max(SURE * self.error, MATTERS * self.spread)
 
 
 class Improvement:

@@ -75,7 +75,7 @@ def test_four_environments_or_long_rollouts_spend_what_one_step_at_a_time_does(k
 
 
 @given(
-    opened=st.lists(st.sampled_from(["alarm", "pays", "in vain", ""]), max_size=80),
+    opened=st.lists(st.sampled_from(["alarm", "moves", "in vain", ""]), max_size=80),
     floor=st.floats(0.0, 1.0),
     burst=st.floats(1.0, 30.0),
     always=st.integers(1, 20),
@@ -88,7 +88,7 @@ def test_no_gate_ever_spent_more_than_a_learner_that_is_always_on(
         if event == "alarm":
             one.gate.alarm("critic")
         elif event:
-            one.gate.look(step, pays=event == "pays")
+            one.gate.look(step, moves=event == "moves")
         total += one.grant(step, always, 1, rng)
         assert floor * always * (step + 1) - 1 <= total <= always * (step + 1) and 0 <= one.saved <= 40.0
 
