@@ -190,23 +190,24 @@ class DHMBPO(DynaMixin, SAC):
         return actor_critic.sample_action(self.actor, obs, noise)
 
     def _evaluate(self, batch_size: int) -> Valued:
-        """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid.
-
-        What critics say of an action is the lower of two targets', drawn anew each time.
-        """
+        """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid."""
         horizon = max(self.distribution_horizon, self.training_horizon, 1)
         with torch.no_grad():
             rollout = self._rollout(self._real_starts(batch_size * -(-FEWEST_STEPS // horizon)), horizon)
             obs, action = (part.flatten(0, 1) for part in (rollout.obs, rollout.action))
-            said = self.critic_target.values(obs, action)
-            pair = torch.randperm(len(said), generator=self.rng, device=said.device)[:2]
             value = rollout._replace(reward=rollout.reward + self._bonus(rollout)).action_values(
-                said[pair].amin(dim=0).view_as(rollout.log_prob),
+                self._lower(obs, action).view_as(rollout.log_prob),
                 alpha=self._alpha(),
                 gamma=self.gamma,
                 return_lambda=self.return_lambda,
             )
             return Valued.of(rollout, value[:-1].clamp(self.critic.low, self.critic.high))
+
+    def _lower(self, obs: Tensor, action: Tensor) -> Tensor:
+        """What actions are worth [B] by the lower of two targets, drawn anew each time: [B, S], [B, A]."""
+        said = self.critic_target.values(obs, action)
+        pair = torch.randperm(len(said), generator=self.rng, device=said.device)[:2]
+        return said[pair].amin(dim=0)
 
     def _bonus(self, rollout: Expansion) -> Tensor:
         """What the steps of a rollout pay [H, B] for the members' disagreement about them."""

@@ -57,8 +57,8 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     :param temperature: How greedily a plan follows the best candidates, whose weights are exp(temperature score).
     :param recentre: Give the critics at every fit the constant that recent outcomes say they lack.
-    :param realised: Share, below 1, of the critics' lessons that are what really came of windows, the more surprising
-        the likelier; the others are imagined.
+    :param realised_share: Share, below 1, of the critics' lessons that are what really came of windows, the more
+        surprising the likelier; the others are imagined.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
     :param model_growth: As DHMBPO's, but 0 unless given: a fit cuts windows, and what is frozen needs whole ones.
     :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
@@ -74,7 +74,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         env: GymEnv | str | None = None,
         temperature: float = 0.5,
         recentre: bool = False,
-        realised: float = 0.0,
+        realised_share: float = 0.0,
         distil: bool = False,
         model_growth: float = 0.0,
         curiosity: float = 0.0,
@@ -84,10 +84,10 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             raise UserError(f"policy must be MlpPolicy or a PlanFirstPolicy, got {policy.__name__}")
         if not 0.0 < temperature < math.inf:
             raise UserError(f"temperature must be finite and above 0, got {temperature}")
-        if not 0.0 <= realised < 1.0:
-            raise UserError(f"realised must be a share below 1, got {realised}")
+        if not 0.0 <= realised_share < 1.0:
+            raise UserError(f"realised_share must be a share below 1, got {realised_share}")
         self.temperature, self.recentre, self.distil = temperature, recentre, distil
-        self.realised = realised
+        self.realised_share = realised_share
         env = with_actions(env, spaces.Box, "DiscretePlanFirst takes a Discrete")
         super().__init__(policy, env, model_growth=model_growth, curiosity=curiosity, **more)
 
@@ -161,15 +161,19 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             critic.centre += offset
         self.logger.record("planfirst/offset", offset)
 
+    @torch.no_grad()
     def _evaluate(self, batch_size: int) -> Valued:
-        """As DHMBPO's imagined lessons, and what windows brought: the critics' value stands for what followed them."""
+        """As DHMBPO's imagined lessons, and what windows brought: the critics' value stands for what followed them.
+
+        Their actions are those that were executed, so that only the end of a window is paid for entropy.
+        """
         imagined = super()._evaluate(batch_size)
-        rows = round(len(imagined.value) * self.realised / (1.0 - self.realised))
+        rows = round(len(imagined.value) * self.realised_share / (1.0 - self.realised_share))
         if not rows or not self.configurator.outcomes.size:
             return imagined
         known = self.configurator.surprises(rows, self.rng)
-        with torch.no_grad():
-            last = self.critic_target.values(known["last"], self.react(known["last"])).mean(0)
+        action, log_prob = self._sample(known["last"])
+        last = self._lower(known["last"], action) - self._alpha() * log_prob
         value = known["earned"].squeeze(1) + known["weight"].squeeze(1) * last
         return imagined.joined(Valued(known["obs"], known["action"], value.clamp(self.critic.low, self.critic.high)))
 

@@ -64,6 +64,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
     :param candidates: Plans that an iteration looks at, those of the policy among them.
     :param imagined_epsilon: Probability of a random action in imagination and in the policy's plans but the first.
     :param distil: Not for discrete actions.
+    :param realised_share: Not for discrete actions.
     """
 
     plays_by = (*CorrectionMixin.plays_by, "imagined_epsilon")
@@ -83,6 +84,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         iterations: int = 2,
         opening: int = 1_000,
         distil: bool = False,
+        realised_share: float = 0.0,
         **more: Any,
     ) -> None:
         if isinstance(policy, type) and not issubclass(policy, DiscretePlanFirstPolicy):
@@ -90,6 +92,11 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         if distil:
             raise UserError(
                 "distil needs a policy beside the critics, and the policy of discrete actions is Q itself: leave it out"
+            )
+        if realised_share:
+            raise UserError(
+                f"critics of discrete actions learn from imagined steps and real ones alone, got "
+                f"realised_share={realised_share}: leave it out"
             )
         super().__init__(
             policy,

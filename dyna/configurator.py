@@ -69,7 +69,7 @@ class Configurator:
         self.horizon, self.gamma, self.value, self.thresholds = horizon, gamma, value, thresholds
         self.centred, device = centred, thresholds.tau.device
         self.windows = Windows(n_envs, horizon, device)
-        widths = {"obs": obs_size, "action": action_size, "earned": 1, "weight": 1, "last": obs_size, "residual": 1}
+        widths = {"obs": obs_size, "action": action_size, "earned": 1, "weight": 1, "last": obs_size}
         self.outcomes = Ring(REMEMBERED, widths, device)
         self.detectors = Detectors((*HEADS, CRITIC), pooled=pooled)
         self.shocks = 0  # outcomes that missed what the critics said by very much
@@ -115,7 +115,7 @@ class Configurator:
         if len(gaps):
             self.thresholds.follow(gaps.mean())
         self.covered += (~self.thresholds.missed(scores)).sum(1).cpu()
-        self._remember(steps, residual)
+        self._remember(steps)
         missed = missed.cpu()
         alarms = [name for one in missed.T for name in self.detectors.hear(one)]
         self.shocks += shocks
@@ -141,20 +141,17 @@ class Configurator:
         without an outcome, and without a discount or an end.
         """
         known = self.outcomes.newest(n)
-        earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
-        if not (1.0 - weight).sum() > 0:
-            return 0.0
-        residual = earned + weight * _mean(self.value(known["last"])) - _mean(self.value(known["obs"]))
-        return float(residual.sum() / (1.0 - weight).sum())
+        lost = (1.0 - known["weight"]).sum()
+        return float(self._residuals(known).sum() / lost) if lost > 0 else 0.0
 
     def surprises(self, n: int, rng: torch.Generator) -> dict[str, Tensor]:
         """n outcomes [n, .], the more surprising the likelier; one must be known.
 
-        Each has the state `obs` and the action with which it began, what it `earned`, the `weight` of the value of its
-        `last` state, and the critics' `residual`.
+        Each has the state `obs` and the action with which it began, what it `earned`, and the `weight` of the value of
+        its `last` state. What surprises is asked of the critics as they are now.
         """
-        weights = self.outcomes.all()["residual"].squeeze(1).abs().clamp_min(1e-6) ** PRIORITY
-        return self.outcomes.sample(n, rng=rng, weights=weights)
+        surprise = self._residuals(self.outcomes.all()) - self.thresholds.bias
+        return self.outcomes.sample(n, rng=rng, weights=surprise.abs().clamp_min(1e-6) ** PRIORITY)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next verdicts depend on, but for the thresholds."""
@@ -167,14 +164,22 @@ class Configurator:
             getattr(self, name).load_state_dict(state[name])
         self.covered, self.shocks = state["covered"].clone(), state["shocks"]
 
-    def _remember(self, steps: Transitions, residual: Tensor) -> None:
-        """Keep what is needed to judge the critics by these windows [H, W, .] again."""
-        no_value = torch.zeros_like(residual)
+    def forget(self) -> None:
+        """Drop all outcomes: they came in another world."""
+        self.outcomes.added = 0
+
+    def _residuals(self, known: dict[str, Tensor]) -> Tensor:
+        """D_critic [n] of outcomes [n, .], with the critics as they are now."""
+        earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
+        return earned + weight * _mean(self.value(known["last"])) - _mean(self.value(known["obs"]))
+
+    def _remember(self, steps: Transitions) -> None:
+        """Keep what is needed to judge the critics by these windows [H, W, .] again, and to teach them."""
+        no_value = torch.zeros_like(steps.reward[0])
         earned = discounted_return(steps.reward, steps.terminated, no_value, self.gamma)
         weight = discounted_return(torch.zeros_like(steps.reward), steps.terminated, no_value + 1.0, self.gamma)
-        columns = {"earned": earned, "weight": weight, "residual": residual}
-        rows = {name: column.unsqueeze(1) for name, column in columns.items()}
-        self.outcomes.add(obs=steps.obs[0], action=steps.action[0], last=steps.next_obs[-1], **rows)
+        ends = {"obs": steps.obs[0], "action": steps.action[0], "last": steps.next_obs[-1]}
+        self.outcomes.add(**ends, earned=earned.unsqueeze(1), weight=weight.unsqueeze(1))
 
     def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
         """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""

@@ -28,7 +28,7 @@ from dyna.plan_scores import mean_propagation
 from dyna.planning import Acting, PlanningMixin
 from dyna.plans import Score
 
-LOOK_EVERY = 100  # steps whose updates, as a learner makes them that is always on, are worth a look at what they gained
+LOOK_EVERY = 100  # steps whose updates, as an always-on learner makes them, are worth a look at what they changed
 LOOKED_FROM = 64  # states
 GROWTH = 1.5  # of the steps since a change: from then on a refit is due
 FEWEST = 50  # steps since a suspected change from which on it can be judged
@@ -185,6 +185,7 @@ class CorrectionMixin(PlanningMixin):
             if heads := [name for name in suspected if wrong[name]]:
                 self.changed_at |= {name: suspected[name] for name in heads}
                 self.forgot += 1
+                self.configurator.forget()
                 log.info("%s: the world changed about step %d", " and ".join(heads), suspected[heads[0]])
         super().fit_world_model()
 
@@ -221,7 +222,7 @@ class CorrectionMixin(PlanningMixin):
             self.logger.record(f"planfirst/{name}", value)
 
     def _look(self) -> None:
-        """What the newest updates gained in imagination says whether the gate stays open."""
+        """What the newest updates changed in imagination says whether the gate stays open."""
         obs = self.replay_buffer.sample_obs(LOOKED_FROM)
         gain = self.improvement.look(PlanModel(self.world_model), obs, self.gamma)
         self.allowance.gate.look(self.num_timesteps, moves=gain.matters)

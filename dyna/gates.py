@@ -35,7 +35,7 @@ class Gate:
         self.alarmed.add(part)
 
     def look(self, step: int, *, moves: bool) -> None:
-        """It was seen at an environment step whether the last updates moved what is earned: open it, or close it on."""
+        """At a step it was seen whether the last updates moved what is earned: open it, or close it further."""
         if moves:
             self.share, self.reason = 1.0, "learning moves what is earned"
             self.belief = {part: belief for part, belief in self.belief.items() if part not in self.alarmed}

@@ -14,7 +14,7 @@ from torch.nn import functional
 from dyna.kernels.activations import normalised_silu, normalised_silu_back
 
 Activation = Callable[[Tensor], Tensor]
-Affinity = tuple[Tensor, Tensor]  # bias [K, 1, out] and weight [K, in, out] of a layer
+Layer = tuple[Tensor, Tensor]  # bias [K, 1, out] and weight [K, in, out] of a layer
 Affine = Callable[[Tensor, Tensor, Tensor], Tensor]  # bias, x, weight -> x @ weight + bias
 MANY = 512  # rows a member from which members are computed one after the other
 BLOCK = 1024  # rows
@@ -108,9 +108,9 @@ class EnsembleMLP(nn.Module):
             (layer.bias, layer.weight) if members is None else (layer.bias[members], layer.weight[members])
             for layer in self.layers
         ]
-        return self.by(layers, x)
+        return self.through(layers, x)
 
-    def by(self, layers: Sequence[Affinity], x: Tensor) -> Tensor:
+    def through(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
         """What members [K] with other layers of this kind would say: x [K, B, in] or [B, in] -> [K, B, out]."""
         if x.dim() == 2:
             x = x.expand(len(layers[0][0]), *x.shape)
@@ -119,11 +119,11 @@ class EnsembleMLP(nn.Module):
         # member by member and block by block, so that the activations stay in a core's cache: up to twice as fast
         return torch.stack([self._in_blocks(rows, layers, member) for member, rows in enumerate(x)])
 
-    def _in_blocks(self, x: Tensor, layers: Sequence[Affinity], member: int) -> Tensor:
+    def _in_blocks(self, x: Tensor, layers: Sequence[Layer], member: int) -> Tensor:
         own = [(bias[member], weight[member]) for bias, weight in layers]
         return torch.cat([self._through(block, own, torch.addmm) for block in torch.split(x, BLOCK)])
 
-    def _through(self, x: Tensor, layers: Sequence[Affinity], affine: Affine) -> Tensor:
+    def _through(self, x: Tensor, layers: Sequence[Layer], affine: Affine) -> Tensor:
         for bias, weight in layers[:-1]:
             x = affine(bias, x, weight)
             x = self._activated(x)

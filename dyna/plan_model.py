@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dyna.networks import Affinity, EnsembleMLP
+from dyna.networks import EnsembleMLP, Layer
 from dyna.types import Outcome
 from dyna.world_model import GaussianEnsemble, bounded
 
@@ -72,14 +72,15 @@ class PlanModel:
         next_obs = torch.addcmul(self.model.y_mean[:-1], mean, self.model.y_std[:-1])
         return next_obs + obs if self._delta else next_obs
 
-    def _through(self, network: EnsembleMLP, layers: list[Affinity], x: Tensor, outputs: int) -> Tensor:
-        out = network.by(layers, x.to(self.dtype))
+    def _through(self, network: EnsembleMLP, layers: list[Layer], x: Tensor, outputs: int) -> Tensor:
+        out = network.through(layers, x.to(self.dtype))
         return out[..., :outputs].to(x.dtype)
 
 
-def _chosen(network: EnsembleMLP, members: Tensor, columns: Tensor, dtype: torch.dtype) -> list[Affinity]:
+def _chosen(network: EnsembleMLP, members: Tensor, columns: Tensor, dtype: torch.dtype) -> list[Layer]:
     """Layers of some members and some outputs of a network, filled up to LANES by zeros, without gradient."""
     layers = [(layer.bias.detach()[members], layer.weight.detach()[members]) for layer in network.layers]
     padding = (0, -len(columns) % LANES)
-    layers[-1] = tuple(F.pad(part[..., columns], padding) for part in layers[-1])  # type: ignore[assignment]
+    bias, weight = layers[-1]
+    layers[-1] = F.pad(bias[..., columns], padding), F.pad(weight[..., columns], padding)
     return [(bias.to(dtype), weight.to(dtype)) for bias, weight in layers]

@@ -63,7 +63,7 @@ class Expansion(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Valued:
-    """Imagined steps and what they are worth: what critics learn from."""
+    """Steps, imagined or real, and what they are worth: what critics learn from."""
 
     obs: Tensor  # [N, S] env units
     action: Tensor  # [N, A] in [-1, 1]

@@ -55,7 +55,15 @@ CASES: dict[str, dict[str, Any]] = {
     "planfirst": {"algo": "planfirst", "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION, **MPPI}},
     "planfirst, gated, two environments": {
         "algo": "planfirst",
-        "hyperparameters": {**NET, "world_model": MODEL, **EXPANSION, **MPPI, **GATED, "distil": True},
+        "hyperparameters": {
+            **NET,
+            "world_model": MODEL,
+            **EXPANSION,
+            **MPPI,
+            **GATED,
+            "distil": True,
+            "realised_share": 0.3,
+        },
         "n_envs": 2,
     },
     "planfirst, discrete actions": {

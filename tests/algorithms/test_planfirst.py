@@ -54,6 +54,17 @@ class PushEnv(ProbeEnv):
         return -abs(float(self.obs[0])), False
 
 
+class FiveStepsEnv(ProbeEnv):
+    """No state is seen twice; the fifth step ends the task."""
+
+    def first_obs(self) -> np.ndarray:
+        return self.obs + np.float32(1e-3)
+
+    def outcome(self, action: float) -> tuple[float, bool]:
+        self.obs = self.first_obs()
+        return float(self.steps), self.steps == 5
+
+
 @pytest.fixture(scope="module")
 def planner() -> PlanFirst:
     return PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(230)
@@ -240,7 +251,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"acting": "confidnt"}, "acting must be plan, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
-        ({"realised": 1.0}, "realised must be a share below 1, got 1.0"),
+        ({"realised_share": 1.0}, "realised_share must be a share below 1, got 1.0"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a PlanFirstPolicy, got SACPolicy"),
@@ -364,24 +375,27 @@ def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered
         assert share(starts(400)) < chance + 0.1
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_critics_learn_from_what_really_came_of_windows(share: float) -> None:
-    agent = PlanFirst(env=gym.make("Pendulum-v1"), realised=share, **TINY).learn(130)
-    lessons, data = agent._evaluate(30), agent.replay_buffer.all_transitions()
-    began = {tuple(row) for row in agent.configurator.outcomes.all()["obs"].tolist()}
-    rows = {tuple(row): i for i, row in enumerate(data.obs.tolist())}
-    real = [i for i, row in enumerate(lessons.obs.tolist()) if tuple(row) in began]
-    if not share:  # imagined lessons begin in real states, some of them such
-        assert len(real) < 0.2 * len(lessons.obs)
-        return
-    real = real[-len(lessons.obs) // 2 :]
-    first = torch.tensor([rows[tuple(lessons.obs[i].tolist())] for i in real])
-    assert torch.equal(lessons.action[real], data.action[first])
-    last = data.next_obs[first + 2]
-    value = agent.critic_target.values(last, agent.react(last)).mean(0)
-    for k in (2, 1, 0):
-        value = data.reward[first + k] + agent.gamma * value
-    torch.testing.assert_close(lessons.value[real], value.clamp(agent.critic.low, agent.critic.high))
+def test_critics_learn_from_what_really_came_of_windows() -> None:
+    agent = PlanFirst(env=FiveStepsEnv(), realised_share=0.25, ent_coef=0.0, **TINY).learn(130)
+    data, target, gamma = agent.replay_buffer.all_transitions(), agent.critic_target, agent.gamma
+    rows = {float(obs): i for i, obs in enumerate(data.obs)}
+    brought = {}  # by each window's first state: what it earned, and the weight of what followed
+    for obs in (float(obs) for obs in agent.configurator.outcomes.all()["obs"]):
+        steps = range(rows[obs], min(rows[obs] + TINY["horizon"], len(rows)))
+        ends = [i for i in steps if data.terminated[i]]
+        steps = range(rows[obs], ends[0] + 1) if ends else steps
+        earned = sum(gamma**k * float(data.reward[i]) for k, i in enumerate(steps))
+        brought[obs] = earned, gamma ** len(steps) * (not ends)
+    lessons = agent._evaluate(30)
+    states = [float(obs) for obs in lessons.obs]
+    real = range(len(states) - round(len(states) / 4), len(states))
+    assert all(states[i] in brought for i in real) and states[real[0] - 1] not in brought
+    for i in real:
+        assert torch.equal(lessons.action[i], data.action[rows[states[i]]])
+        earned, weight = brought[states[i]]
+        low, high = (weight * float(bound) for bound in (target.low, target.high))
+        assert low - 1e-3 <= float(lessons.value[i]) - earned <= high + 1e-3
+    assert {brought[states[i]][1] > 0 for i in real} == {True, False}
 
 
 def test_planfirst_is_not_curious_unless_told_to_be() -> None:

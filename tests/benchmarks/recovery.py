@@ -85,9 +85,8 @@ def run(key: Line, share: float) -> Line:
     how = {"refit_on_alarm": True, "opening": key["opening"], "update_ratio": share, **LEARNERS[key["learner"]]}
     began = time.perf_counter()
     agent = PlanFirst(env=env, seed=key["seed"], device="cpu", **how).learn(key["steps"])
-    free = max(
-        key["opening"], agent.learning_starts
-    )  # updates that all of them make: those of random steps come at once
+    # updates that all learners make; those of random steps come at once
+    free = max(key["opening"], agent.learning_starts)
     return {
         "seconds": round(time.perf_counter() - began, 1),
         "ends": np.cumsum(env.get_episode_lengths()).tolist(),

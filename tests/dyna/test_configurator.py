@@ -180,10 +180,15 @@ def test_a_residual_that_is_the_same_everywhere_is_no_surprise(known: tuple[Gaus
     assert told[True] == pytest.approx((GAMMA**H - 1) * 100, abs=1.0) and told[False] == 0
 
 
-def test_surprising_states_are_those_of_outcomes(known: tuple[GaussianEnsemble, Transitions]) -> None:
+def test_outcomes_are_drawn_by_how_surprising_they_are(known: tuple[GaussianEnsemble, Transitions]) -> None:
     configurator = watched(known, world, 90)
-    drawn = configurator.surprises(50, torch.Generator().manual_seed(0))["obs"]
-    assert {float(row) for row in drawn} <= {float(row) for row in configurator.outcomes.all()["obs"]}
+    configurator.outcomes.columns["earned"][3] += 1e6
+    drawn = configurator.surprises(50, torch.Generator().manual_seed(0))
+    everything = configurator.outcomes.all()
+    assert {float(row) for row in drawn["obs"]} <= {float(row) for row in everything["obs"]}
+    assert sum(float(row) > 1e5 for row in drawn["earned"]) > 40
+    configurator.forget()
+    assert configurator.outcomes.size == 0
 
 
 def test_the_constant_that_critics_lack_is_found(known: tuple[GaussianEnsemble, Transitions]) -> None:

@@ -13,7 +13,7 @@ def test_nothing_closes_it_during_the_opening() -> None:
     assert gate.share == NARROWER
 
 
-def test_each_look_in_vain_closes_it_further_and_a_gain_opens_it() -> None:
+def test_each_look_in_vain_closes_it_further_and_a_change_opens_it() -> None:
     gate = Gate()
     for n in range(1, 5):
         gate.look(0, moves=False)
@@ -45,7 +45,7 @@ def test_alarms_that_led_to_nothing_are_believed_less_until_one_does() -> None:
     gate.look(0, moves=True)
     gate.share = 0.0
     gate.alarm("critic")
-    assert gate.share == NARROWER**4, "the gain came after the other's alarm"
+    assert gate.share == NARROWER**4, "what moved came after the other's alarm"
     gate.look(0, moves=True)
     gate.share = 0.0
     gate.alarm("critic")

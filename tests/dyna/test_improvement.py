@@ -83,7 +83,7 @@ def test_it_goes_on_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("mean", "error", "spread", "matters"),
     [(1.0, 0.1, 10.0, True), (1.0, 0.6, 10.0, False), (1.0, 0.1, 60.0, False)]
-    + [(-5.0, 0.1, 0.0, True), (-0.1, 0.1, 0.0, False)]
+    + [(-5.0, 0.1, 0.0, True), (-0.1, 0.1, 0.0, False), (-1.0, 0.1, 60.0, False)]
     + [(math.nan, 0.1, 1.0, False), (1.0, math.nan, 1.0, False), (math.inf, math.nan, math.nan, False)],
 )
 def test_neither_chance_nor_trifles_matter(mean: float, error: float, spread: float, matters: bool) -> None:
