@@ -116,7 +116,9 @@ def _legend(figure: Figure, contests: Sequence[Contest]) -> None:
         )
         for label, place in colours(contests).items()
     ]
-    columns = math.ceil(len(handles) / max(1, math.ceil(len(handles) / 6)))  # rows of one length, six at most
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    fitting = min(max(int(figure.get_figwidth() / (0.5 + 0.06 * longest)), 1), 6)  # inches of a line and of a letter
+    columns = math.ceil(len(handles) / max(1, math.ceil(len(handles) / fitting)))  # rows of one length
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
