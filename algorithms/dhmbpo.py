@@ -33,7 +33,8 @@ STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world mod
 NEWEST = 100_000  # rewards that tell what is usual
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
 FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
-MOST_NOVEL = 1.0  # disagreement, in spreads of what is usual, above which a step pays no more
+MOST_NOVEL = 1.0  # disagreement above the usual, in spreads of what is usual, from which on a step pays no more
+ASKED = 2_000  # real steps about which members' disagreement is called usual
 
 
 class DHMBPO(DynaMixin, SAC):
@@ -61,9 +62,9 @@ class DHMBPO(DynaMixin, SAC):
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
-    :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree about the next state by
-        as much as steps usually change it, or about the reward by as much as rewards differ, in spreads of usual
-        rewards; a single member never disagrees.
+    :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree more than about the
+        median real step: about the next state by as much as steps usually change it, or about the reward by as much as
+        rewards differ. In spreads of usual rewards; a single member never disagrees.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
@@ -116,6 +117,7 @@ class DHMBPO(DynaMixin, SAC):
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.return_lambda, self.curiosity = return_lambda, curiosity
         self.mask, self._derives_starts = mask, learning_starts is None
+        self.usual_novelty = 0.0  # median disagreement about real steps, at the last fit
         self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
         generations = -(-model_every // dream_every) + 1
         self.settle(
@@ -213,10 +215,11 @@ class DHMBPO(DynaMixin, SAC):
         """What the steps of a rollout pay [H, B] for the members' disagreement about them."""
         if not self.curiosity:
             return torch.zeros_like(rollout.reward)
-        novelty = self.world_model.novelty(*(part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action)))
-        self.logger.record_mean("imagination/novelty", float(novelty.mean()))
+        steps = (part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action))
+        novelty = self.world_model.novelty(*steps).view_as(rollout.reward)
+        self.logger.record_mean("imagination/novelty", float(novelty[rollout.alive[:-1] > 0.5].mean()))
         spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
-        return self.curiosity * spread * novelty.clamp_max(MOST_NOVEL).view_as(rollout.reward)
+        return self.curiosity * spread * (novelty - self.usual_novelty).clamp(0.0, MOST_NOVEL)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
@@ -256,10 +259,15 @@ class DHMBPO(DynaMixin, SAC):
         return self.replay_buffer.sample_obs(rows)
 
     def _set_units(self) -> None:
-        """After a fit: the policy sees in the model's units, the critics know the range of returns."""
+        """After a fit: the policy sees in the model's units, critics know the range of returns, and what is usual."""
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        scale = self._value_scale(self.replay_buffer.all_transitions())
+        data = self.replay_buffer.all_transitions()
+        if self.curiosity:
+            rows = torch.randint(len(data.obs), (ASKED,), generator=self.rng, device=data.obs.device)
+            self.usual_novelty = float(model.novelty(data.obs[rows], data.action[rows]).median())
+            self.logger.record("imagination/usual_novelty", self.usual_novelty)
+        scale = self._value_scale(data)
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
         self._valued = None  # what was said by another model

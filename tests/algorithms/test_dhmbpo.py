@@ -178,10 +178,18 @@ def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch:
 
     plain, curious = valued(0.0), valued(3.0)
     assert torch.equal(plain.obs, curious.obs) and torch.equal(plain.action, curious.action)
-    novelty = dreamer.world_model.novelty(plain.obs, plain.action).clamp_max(1.0)
-    assert float(novelty.max()) > 0.01
-    paid = 3.0 * novelty * dreamer.critic.scale * (1 - dreamer.gamma)
+    novelty = dreamer.world_model.novelty(plain.obs, plain.action) - dreamer.usual_novelty
+    assert float(novelty.min()) < 0 and float(novelty.max()) > 0.01
+    paid = 3.0 * novelty.clamp(0.0, 1.0) * dreamer.critic.scale * (1 - dreamer.gamma)
     torch.testing.assert_close(curious.value - plain.value, paid, rtol=1e-3, atol=1e-2)
+
+
+def test_usual_is_what_members_disagree_by_about_half_of_the_real_steps() -> None:
+    dreamer = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(150)
+    real = dreamer.replay_buffer.all_transitions()
+    dreamer._set_units()
+    share = (dreamer.world_model.novelty(real.obs, real.action) > dreamer.usual_novelty).float().mean()
+    assert 0.45 < float(share) < 0.55
 
 
 def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
