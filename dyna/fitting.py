@@ -30,7 +30,6 @@ PROBE_UPDATES = 300  # training steps of each candidate
 FEW_ENDS = 10  # terminal rows below which all are trained on
 NEVER = 50.0  # nats that the odds of termination are lowered by
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
-BEYOND = 0.25  # of the range that was seen, by which what is imagined may leave it
 GROWTH = 4  # the choice is made again when the data has grown so many times
 
 log = logging.getLogger("dyna")
@@ -158,10 +157,6 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
     if len(alive):
         model.alive_low.copy_(alive.amin(0))
         model.alive_high.copy_(alive.amax(0))
-    arrived = torch.cat([data.next_obs, data.reward[:, None]], dim=1)
-    low, high = arrived.amin(0), arrived.amax(0)
-    model.least.copy_(low - BEYOND * (high - low))
-    model.most.copy_(high + BEYOND * (high - low))
     changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
     model.change_std.copy_(moments(changes)[1])
     kinds = {"x": torch.cat([data.obs, data.action], 1)}

@@ -157,7 +157,6 @@ class _Dream:
         self.by_head = obs.new_empty(rows, 3)
         self.obs, self.action, self.noise = obs.numpy(), action.numpy(), noise.numpy()
         self.reward, self.end = reward.numpy(), end.numpy()
-        self.inside = np.empty(noise.shape, np.bool_)
 
     def _dealt(self, rows: Tensor) -> Tensor:
         return rows.view(self.members, -1, rows.shape[-1])
@@ -167,18 +166,16 @@ class _Dream:
         head, kept = self.state.forward(self._dealt(self.x))
         self.state_kept.append(kept)
         flat = head.flatten(0, 1).numpy()
-        kernels.arrive(t, flat, self.noise, self.x.numpy(), self.units, self.obs, self.z.numpy(), self.inside)
+        kernels.arrive(t, flat, self.noise, self.x.numpy(), self.units, self.obs, self.z.numpy())
         head, kept = self.outcome.forward(self._dealt(self.z))
         self.outcome_kept.append(kept)
         kernels.conclude(t, head.flatten(0, 1).numpy(), self.units, self.reward, self.end)
 
     def back(self, t: int, by_obs: Tensor, by_action: Tensor, by_reward: Tensor, by_end: Tensor) -> None:
         obs = by_obs.numpy()
-        kernels.conclude_back(
-            t, by_reward.numpy(), by_end.numpy(), self.reward, self.end, self.units, self.by_head.numpy()
-        )
+        kernels.conclude_back(t, by_reward.numpy(), by_end.numpy(), self.end, self.units, self.by_head.numpy())
         by_z = self.outcome.back(self._dealt(self.by_head), self.outcome_kept[t]).flatten(0, 1).numpy()
-        kernels.arrive_back(t, by_z, self.units, self.inside, obs, self.by_mean.numpy())
+        kernels.arrive_back(t, by_z, self.units, obs, self.by_mean.numpy())
         by_x = self.state.back(self._dealt(self.by_mean), self.state_kept[t]).flatten(0, 1).numpy()
         kernels.enter_back(t, by_x, by_z, self.units, obs, by_action.numpy())
 
@@ -216,10 +213,6 @@ def units_of(model: GaussianEnsemble) -> kernels.Units:
         y_std=model.y_std.numpy(),
         low=model.alive_low.numpy(),
         high=model.alive_high.numpy(),
-        least_obs=model.least[:-1].numpy(),
-        most_obs=model.most[:-1].numpy(),
-        least_reward=np.float32(model.least[-1]),
-        most_reward=np.float32(model.most[-1]),
         edge=(EDGE * model.x_std[: model.obs_size]).numpy(),
         span=np.float32(SPAN),
         least=np.float32(math.exp(MIN_LOG_VAR)),

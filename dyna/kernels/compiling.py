@@ -13,7 +13,6 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 Random = npt.NDArray[np.uint64]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dyna.kernels.compiling import Flags, Floats, compiled
+from dyna.kernels.compiling import Floats, compiled
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 LOG_SQRT_2PI = np.float32(0.5 * math.log(2 * math.pi))
@@ -29,13 +29,9 @@ class Units(NamedTuple):
     low: Floats  # [S] the box of living states
     high: Floats  # [S]
     edge: Floats  # [S] how near to it small distances are told apart
-    least_obs: Floats  # [S] that may be imagined
-    most_obs: Floats  # [S]
     span: np.float32  # what the logarithm of a distance is divided by
     least: np.float32  # variance of a normalised target
     most: np.float32  # another one
-    least_reward: np.float32
-    most_reward: np.float32
     surplus: np.float32  # of terminal rows in training batches, log odds
     delta: bool  # whether the state networks say changes
 
@@ -95,11 +91,8 @@ def enter_back(t: int, by_x: Floats, by_z: Floats, units: Units, by_obs: Floats,
 
 
 @compiled
-def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Floats, z: Floats, inside: Flags) -> None:
-    """Draw the next observation from the state networks' head [B, 2S]; the outcome networks see the expected one.
-
-    `inside` [H, B, S] is set to whether that lies within what may be imagined, which it is held to.
-    """
+def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Floats, z: Floats) -> None:
+    """Draw the next observation from the state networks' head [B, 2S]; the outcome networks see the expected one."""
     rows, size = obs.shape[1:]
     seen = x.shape[1]
     for row in range(rows):
@@ -109,9 +102,6 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Fl
             mean = head[row, i] * units.y_std[i] + units.y_mean[i]
             if units.delta:
                 mean += obs[t, row, i]
-            held = min(max(mean, units.least_obs[i]), units.most_obs[i])
-            inside[t, row, i] = held == mean
-            mean = held
             variance = units.least + units.most / (ONE + math.exp(-head[row, size + i]) * units.most)
             obs[t + 1, row, i] = mean + math.sqrt(variance) * units.y_std[i] * noise[t, row, i]
             z[row, seen + i] = (mean - units.x_mean[i]) / units.x_std[i]
@@ -120,15 +110,13 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Fl
 
 
 @compiled
-def arrive_back(t: int, by_z: Floats, units: Units, inside: Flags, by_obs: Floats, by_mean: Floats) -> None:
+def arrive_back(t: int, by_z: Floats, units: Units, by_obs: Floats, by_mean: Floats) -> None:
     """From the gradients of what followed to that of the state networks' means [B, S]; noise has none, nor an edge."""
     rows, size = by_obs.shape[1:]
     seen = by_z.shape[1] - 3 * size
     for row in range(rows):
         for i in range(size):
             slope = by_obs[t + 1, row, i] + by_z[row, seen + i] / units.x_std[i]
-            if not inside[t, row, i]:
-                slope = np.float32(0)
             by_mean[row, i] = slope * units.y_std[i]
             if units.delta:
                 by_obs[t, row, i] += slope
@@ -138,17 +126,13 @@ def arrive_back(t: int, by_z: Floats, units: Units, inside: Flags, by_obs: Float
 def conclude(t: int, head: Floats, units: Units, reward: Floats, end: Floats) -> None:
     """Reward and probability of the end from the outcome networks' head [B, 3]."""
     for row in range(head.shape[0]):
-        said = head[row, 0] * units.y_std[-1] + units.y_mean[-1]
-        reward[t, row] = min(max(said, units.least_reward), units.most_reward)
+        reward[t, row] = head[row, 0] * units.y_std[-1] + units.y_mean[-1]
         end[t, row] = ONE / (ONE + math.exp(units.surplus - head[row, 2]))
 
 
 @compiled
-def conclude_back(
-    t: int, by_reward: Floats, by_end: Floats, reward: Floats, end: Floats, units: Units, by_head: Floats
-) -> None:
+def conclude_back(t: int, by_reward: Floats, by_end: Floats, end: Floats, units: Units, by_head: Floats) -> None:
     for row in range(by_head.shape[0]):
-        inside = units.least_reward < reward[t, row] < units.most_reward
-        by_head[row, 0] = by_reward[t, row] * units.y_std[-1] if inside else np.float32(0)
+        by_head[row, 0] = by_reward[t, row] * units.y_std[-1]
         by_head[row, 1] = np.float32(0)
         by_head[row, 2] = by_end[t, row] * end[t, row] * (ONE - end[t, row])
