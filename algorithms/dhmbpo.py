@@ -32,7 +32,7 @@ from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
 NEWEST = 100_000  # rewards that tell what is usual
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
-FEWEST_STEPS = 80  # that are valued for each of these states before critics begin to learn from them
+FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
 MOST_NOVEL = 1.0  # disagreement above the usual, in spreads of what is usual, from which on a step pays no more
 ASKED = 2_000  # real steps about which members' disagreement is called usual
 
@@ -207,16 +207,16 @@ class DHMBPO(DynaMixin, SAC):
 
     def _lower(self, obs: Tensor, action: Tensor) -> Tensor:
         """What actions are worth [B] by the lower of two targets, drawn anew each time: [B, S], [B, A]."""
-        pair = torch.randperm(self.critic_target.n_critics, generator=self.rng, device=obs.device)[:2]
-        return self.critic_target.values(obs, action, pair).amin(dim=0)
+        said = self.critic_target.values(obs, action)
+        pair = torch.randperm(len(said), generator=self.rng, device=said.device)[:2]
+        return said[pair].amin(dim=0)
 
     def _bonus(self, rollout: Expansion) -> Tensor:
         """What the steps of a rollout pay [H, B] for the members' disagreement about them."""
         if not self.curiosity:
             return torch.zeros_like(rollout.reward)
         steps = (part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action))
-        pair = torch.randperm(self.world_model.settings.members, generator=self.rng, device=self.device)[:2]
-        novelty = self.world_model.novelty(*steps, pair).view_as(rollout.reward)  # of all costs more than all the rest
+        novelty = self.world_model.novelty(*steps).view_as(rollout.reward)
         self.logger.record_mean("imagination/novelty", float(novelty[rollout.alive[:-1] > 0.5].mean()))
         spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
         return self.curiosity * spread * (novelty - self.usual_novelty).clamp(0.0, MOST_NOVEL)

@@ -46,11 +46,11 @@ class StackedCritic(BaseModel):
         """As SB3's: a tuple of n_critics tensors [B, 1]."""
         return self.values(obs, actions).unsqueeze(-1).unbind(0)
 
-    def values(self, obs: Tensor, actions: Tensor, members: Tensor | None = None) -> Tensor:
-        """Q of all networks, or of those chosen [K]: obs [B, S], actions [B, A] -> [K, B], in units of return."""
+    def values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Q of every network: obs [B, S], actions [B, A] -> [n_critics, B], in units of return."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
             features = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
-        q: Tensor = self.q_networks(torch.cat([features, actions], dim=1), members)
+        q: Tensor = self.q_networks(torch.cat([features, actions], dim=1))
         return q.squeeze(-1)
 
 

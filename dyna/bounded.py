@@ -33,9 +33,9 @@ class BoundedCritic(StackedCritic):
         for parameter in list(self.q_networks.layers)[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def values(self, obs: Tensor, actions: Tensor, members: Tensor | None = None) -> Tensor:
-        """Q of all networks, or of those chosen [K]: obs [B, S], actions [B, A] -> [K, B], in units of return."""
-        return self.centre + self.scale * super().values(obs, actions, members)
+    def values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Q of every network: obs [B, S], actions [B, A] -> [n_critics, B], in units of return."""
+        return self.centre + self.scale * super().values(obs, actions)
 
     @torch.no_grad()
     def set_range(self, low: float, high: float, *, centre: float, scale: float) -> None:

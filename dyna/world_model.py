@@ -125,6 +125,8 @@ class GaussianEnsemble(nn.Module):
     change_std: Tensor  # [S+1] of what a step changes, and of the reward
     alive_low: Tensor  # [S] of next observations after which the task went on: the edges of the box they were in
     alive_high: Tensor  # [S]
+    least: Tensor  # [S+1] next observation and reward that may be imagined
+    most: Tensor  # [S+1]
     log_oversampling: Tensor  # [] of the odds of termination in the training batches
     elites: Tensor  # [K] members with the lowest held-out error
     delta: Tensor  # [] whether the state target is a change
@@ -156,6 +158,8 @@ class GaussianEnsemble(nn.Module):
             "change_std": torch.ones(obs_size + 1),
             "alive_low": torch.full((obs_size,), -FAR),
             "alive_high": torch.full((obs_size,), FAR),
+            "least": torch.full((obs_size + 1,), -torch.inf),
+            "most": torch.full((obs_size + 1,), torch.inf),
             "log_oversampling": torch.zeros(()),
             "elites": torch.arange(settings.elites),
             "delta": torch.tensor(settings.target != "next_obs"),
@@ -249,35 +253,36 @@ class GaussianEnsemble(nn.Module):
         return torch.cat([x, arrived, beyond.asinh() / SPAN], dim=-1)
 
     @torch.no_grad()
-    def novelty(self, obs: Tensor, action: Tensor, members: Tensor | None = None) -> Tensor:
-        """How far the answers of all members, or of those chosen [K], lie apart: [B, S], [B, A] -> [B].
+    def novelty(self, obs: Tensor, action: Tensor) -> Tensor:
+        """How far all members' answers lie apart: [B, S], [B, A] -> [B].
 
         The root of the variance of the next state, mean over its dimensions in spreads of what steps change, and of
         that of the reward in its own spread, where it is learned; 0 for a single member. Sekar et al. 2020
         (Plan2Explore, 2005.05960), section 3, has the first.
         """
         x = self.normalise_input(obs, action)
-        x = x.expand(self.settings.members if members is None else len(members), *x.shape)
-        if len(x) == 1:
-            return x.new_zeros(x.shape[1])
-        state = self.state_head(x, members).mean
-        apart = (state * (self.y_std[:-1] / self.change_std[:-1])).var(0).mean(-1)
+        x = x.expand(self.settings.members, *x.shape)
+        state = self.state_head(x).mean
+        apart = (state * self.y_std[:-1] / self.change_std[:-1]).var(0, correction=0).mean(-1)
         if self.reward_fn is None:
-            reward = self.outcome_head(x, self.next_obs(obs, state), members).mean
-            apart = apart + (reward * (self.y_std[-1] / self.change_std[-1])).var(0)
+            reward = self.outcome_head(x, self.next_obs(obs, state)).mean * (self.y_std[-1] / self.change_std[-1])
+            apart = apart + reward.var(0, correction=0)
         return apart.sqrt()
 
     def next_obs(self, obs: Tensor, state: Tensor) -> Tensor:
-        """Raw obs [E, B, S] or [B, S], and what the state head says [E, B, S] -> raw next observation [E, B, S]."""
+        """Raw obs [E, B, S] or [B, S], and what the state head says [E, B, S] -> raw next observation [E, B, S].
+
+        None is far from all that were seen: what members say there feeds on itself and explodes.
+        """
         next_obs = state * self.y_std[:-1] + self.y_mean[:-1]
-        return next_obs + obs if self.delta else next_obs
+        return (next_obs + obs if self.delta else next_obs).clamp(self.least[:-1], self.most[:-1])
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""
         state = self.state_head(x, members)
         next_obs = self.next_obs(obs, state.mean)
         outcome = self.outcome_head(x, next_obs, members)
-        reward = outcome.mean * self.y_std[-1] + self.y_mean[-1]
+        reward = (outcome.mean * self.y_std[-1] + self.y_mean[-1]).clamp(self.least[-1], self.most[-1])
         log_var = torch.cat([state.log_var, outcome.log_var.unsqueeze(-1)], dim=-1)
         return Prediction(
             torch.cat([next_obs, reward.unsqueeze(-1)], dim=-1),
