@@ -125,8 +125,6 @@ class GaussianEnsemble(nn.Module):
     change_std: Tensor  # [S+1] of what a step changes, and of the reward
     alive_low: Tensor  # [S] of next observations after which the task went on: the edges of the box they were in
     alive_high: Tensor  # [S]
-    least: Tensor  # [S+1] next observation and reward that may be imagined
-    most: Tensor  # [S+1]
     log_oversampling: Tensor  # [] of the odds of termination in the training batches
     elites: Tensor  # [K] members with the lowest held-out error
     delta: Tensor  # [] whether the state target is a change
@@ -158,8 +156,6 @@ class GaussianEnsemble(nn.Module):
             "change_std": torch.ones(obs_size + 1),
             "alive_low": torch.full((obs_size,), -FAR),
             "alive_high": torch.full((obs_size,), FAR),
-            "least": torch.full((obs_size + 1,), -torch.inf),
-            "most": torch.full((obs_size + 1,), torch.inf),
             "log_oversampling": torch.zeros(()),
             "elites": torch.arange(settings.elites),
             "delta": torch.tensor(settings.target != "next_obs"),
@@ -270,19 +266,16 @@ class GaussianEnsemble(nn.Module):
         return apart.sqrt()
 
     def next_obs(self, obs: Tensor, state: Tensor) -> Tensor:
-        """Raw obs [E, B, S] or [B, S], and what the state head says [E, B, S] -> raw next observation [E, B, S].
-
-        None is far from all that were seen: what members say there feeds on itself and explodes.
-        """
+        """Raw obs [E, B, S] or [B, S], and what the state head says [E, B, S] -> raw next observation [E, B, S]."""
         next_obs = state * self.y_std[:-1] + self.y_mean[:-1]
-        return (next_obs + obs if self.delta else next_obs).clamp(self.least[:-1], self.most[:-1])
+        return next_obs + obs if self.delta else next_obs
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""
         state = self.state_head(x, members)
         next_obs = self.next_obs(obs, state.mean)
         outcome = self.outcome_head(x, next_obs, members)
-        reward = (outcome.mean * self.y_std[-1] + self.y_mean[-1]).clamp(self.least[-1], self.most[-1])
+        reward = outcome.mean * self.y_std[-1] + self.y_mean[-1]
         log_var = torch.cat([state.log_var, outcome.log_var.unsqueeze(-1)], dim=-1)
         return Prediction(
             torch.cat([next_obs, reward.unsqueeze(-1)], dim=-1),
