@@ -3,8 +3,8 @@ the model.
 
 Long distribution rollouts make states that the policy would visit; from these, short training rollouts make a gradient
 for the actor. Two things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al.
-2020, 1912.01603), and these pay where members disagree more than usual (Plan2Explore: Sekar et al. 2020, 2005.05960),
-lest an agent stay with what its model knows.
+2020, 1912.01603), and these pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an
+agent stay with what its model knows.
 """
 
 from __future__ import annotations
@@ -31,11 +31,9 @@ from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
 NEWEST = 100_000  # rewards that tell what is usual
-CURIOSITY, CURIOSITY_WITH_ENDS = 2.0, 3.0  # before a step has ended the task, and after
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
 FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
-MOST_NOVEL = 1.0  # disagreement beyond the usual, in spreads of changes or rewards, from which on a step pays no more
-ASKED = 2_000  # random real steps, the median disagreement about which is the usual one
+MOST_NOVEL = 1.0  # disagreement, in spreads of what is usual, above which a step pays no more
 
 
 class DHMBPO(DynaMixin, SAC):
@@ -63,10 +61,9 @@ class DHMBPO(DynaMixin, SAC):
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
-    :param curiosity: What the critics' rollouts pay, beside the reward and in spreads of usual rewards, for a step that
-        members disagree about by one spread more than about the median real step: a spread of what steps change, or of
-        rewards. Less pays in proportion, more pays no more, and a single member never disagrees. None makes it 2, and 3
-        once a step has ended the task, for where trying what is new may cost all that would follow it has to pay more.
+    :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree about the next state by
+        as much as steps usually change it, or about the reward by as much as rewards differ, in spreads of usual
+        rewards; a single member never disagrees.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
@@ -97,7 +94,7 @@ class DHMBPO(DynaMixin, SAC):
         distribution_horizon: int = 20,
         training_horizon: int = 5,
         return_lambda: float = 0.95,
-        curiosity: float | None = None,
+        curiosity: float = 2.0,
         mask: Mask = "soft",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
@@ -117,10 +114,8 @@ class DHMBPO(DynaMixin, SAC):
             )
         self.model_every, self.model_growth, self.dream_every = model_every, model_growth, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
-        self.return_lambda, self.mask = return_lambda, mask
-        self.curiosity = CURIOSITY if curiosity is None else curiosity
-        self._derives_curiosity, self._derives_starts = curiosity is None, learning_starts is None
-        self.usual_novelty = 0.0  # median disagreement about real steps, at the last fit
+        self.return_lambda, self.curiosity = return_lambda, curiosity
+        self.mask, self._derives_starts = mask, learning_starts is None
         self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
         generations = -(-model_every // dream_every) + 1
         self.settle(
@@ -215,14 +210,15 @@ class DHMBPO(DynaMixin, SAC):
         return said[pair].amin(dim=0)
 
     def _bonus(self, rollout: Expansion) -> Tensor:
-        """What the steps of a rollout pay [H, B] for disagreement beyond the usual."""
+        """What the steps of a rollout pay [H, B] for the members' disagreement about them."""
         if not self.curiosity:
             return torch.zeros_like(rollout.reward)
         steps = (part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action))
         novelty = self.world_model.novelty(*steps).view_as(rollout.reward)
-        self.logger.record_mean("imagination/novelty", float(novelty[rollout.alive[:-1] > 0.5].median()))
+        usual = novelty[rollout.alive[:-1] > 0.5].median()  # of those after an end some explode, and count for nothing
+        self.logger.record_mean("imagination/novelty", float(usual))
         spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
-        return self.curiosity * spread * (novelty - self.usual_novelty).clamp(0.0, MOST_NOVEL)
+        return self.curiosity * spread * novelty.clamp_max(MOST_NOVEL)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
@@ -262,17 +258,10 @@ class DHMBPO(DynaMixin, SAC):
         return self.replay_buffer.sample_obs(rows)
 
     def _set_units(self) -> None:
-        """After a fit: the policy sees in the model's units, critics know what returns there can be."""
+        """After a fit: the policy sees in the model's units, the critics know the range of returns."""
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        data = self.replay_buffer.all_transitions()
-        if self._derives_curiosity and data.terminated.any():
-            self.curiosity = CURIOSITY_WITH_ENDS
-        if self.curiosity:
-            some = data.at(torch.randint(len(data.obs), (ASKED,), generator=self.rng, device=data.obs.device))
-            self.usual_novelty = float(model.novelty(some.obs, some.action).median())
-            self.logger.record("imagination/usual_novelty", self.usual_novelty)
-        scale = self._value_scale(data)
+        scale = self._value_scale(self.replay_buffer.all_transitions())
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
         self._valued = None  # what was said by another model

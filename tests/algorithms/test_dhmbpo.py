@@ -129,7 +129,6 @@ def test_a_saved_agent_acts_the_same(dreamer: DHMBPO, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         loaded.predict(obs, deterministic=True)[0], dreamer.predict(obs, deterministic=True)[0]
     )
-    assert loaded.usual_novelty == dreamer.usual_novelty > 0
     loaded.learn(60, reset_num_timesteps=False)
 
 
@@ -179,32 +178,10 @@ def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch:
 
     plain, curious = valued(0.0), valued(3.0)
     assert torch.equal(plain.obs, curious.obs) and torch.equal(plain.action, curious.action)
-    novelty = dreamer.world_model.novelty(plain.obs, plain.action) - dreamer.usual_novelty
-    assert float(novelty.min()) < 0 and float(novelty.max()) > 0.01
-    paid = 3.0 * novelty.clamp(0.0, 1.0) * dreamer.critic.scale * (1 - dreamer.gamma)
+    novelty = dreamer.world_model.novelty(plain.obs, plain.action).clamp_max(1.0)
+    assert float(novelty.max()) > 0.01
+    paid = 3.0 * novelty * dreamer.critic.scale * (1 - dreamer.gamma)
     torch.testing.assert_close(curious.value - plain.value, paid, rtol=1e-3, atol=1e-2)
-    monkeypatch.setattr(dreamer, "usual_novelty", -2.0)  # all steps are newer than what pays
-    most = 3.0 * dreamer.critic.scale * (1 - dreamer.gamma)
-    torch.testing.assert_close(valued(3.0).value - plain.value, most.expand_as(plain.value), rtol=1e-3, atol=1e-2)
-
-
-def test_usual_is_what_members_disagree_by_about_half_of_the_real_steps() -> None:
-    dreamer = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(150)
-    real = dreamer.replay_buffer.all_transitions().at(slice(dreamer._fitted_at))
-    share = (dreamer.world_model.novelty(real.obs, real.action) > dreamer.usual_novelty).float().mean()
-    assert 0.45 < float(share) < 0.55
-
-
-def test_where_a_task_can_end_curiosity_pays_more_unless_it_is_given() -> None:
-    def after(curiosity: float | None, ended: bool) -> float:
-        agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, curiosity=curiosity).learn(59)
-        if ended:
-            state, action = np.zeros((1, 3), np.float32), np.zeros((1, 1), np.float32)
-            agent.replay_buffer.add(state, state, action, np.zeros(1), np.ones(1), [{}])
-        return agent.learn(62, reset_num_timesteps=False).curiosity
-
-    assert [after(None, ended) for ended in (False, True)] == [2.0, 3.0]
-    assert after(0.5, ended=True) == 0.5
 
 
 def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
