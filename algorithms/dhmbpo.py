@@ -215,10 +215,9 @@ class DHMBPO(DynaMixin, SAC):
             return torch.zeros_like(rollout.reward)
         steps = (part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action))
         novelty = self.world_model.novelty(*steps).view_as(rollout.reward)
-        usual = novelty[rollout.alive[:-1] > 0.5].median()  # of those after an end some explode, and count for nothing
-        self.logger.record_mean("imagination/novelty", float(usual))
-        spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
-        return self.curiosity * spread * novelty.clamp_max(MOST_NOVEL)
+        living = rollout.alive[:-1] > 0.5  # of the others some explode, and count for nothing
+        self.logger.record_mean("imagination/novelty", float(novelty[living].median()))
+        return self.curiosity * novelty.clamp_max(MOST_NOVEL) * self.critic.scale * (1 - self.gamma)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
