@@ -213,11 +213,10 @@ class DHMBPO(DynaMixin, SAC):
         """What the steps of a rollout pay [H, B] for the members' disagreement about them."""
         if not self.curiosity:
             return torch.zeros_like(rollout.reward)
-        steps = (part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action))
-        novelty = self.world_model.novelty(*steps).view_as(rollout.reward)
-        living = rollout.alive[:-1] > 0.5  # of the others some explode, and count for nothing
-        self.logger.record_mean("imagination/novelty", float(novelty[living].median()))
-        return self.curiosity * novelty.clamp_max(MOST_NOVEL) * self.critic.scale * (1 - self.gamma)
+        novelty = self.world_model.novelty(*(part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action)))
+        self.logger.record_mean("imagination/novelty", float(novelty[(rollout.alive[:-1] > 0.5).flatten()].median()))
+        spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
+        return self.curiosity * spread * novelty.clamp_max(MOST_NOVEL).view_as(rollout.reward)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
