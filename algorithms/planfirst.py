@@ -126,6 +126,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             iterations=self.iterations,
             temperature=self.temperature,
             seeds=noisy_plans(model, obs, self.react, self.policy_plans, self.horizon, rng=rng),
+            scored=False,
             rng=rng,
         )
 

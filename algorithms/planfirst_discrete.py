@@ -61,7 +61,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
     Its modules are PlanFirst's. There is one critic, the Q-network, so that pessimism is about members alone, and no
     policy beside it that could be distilled. It takes MBDQN's arguments too.
 
-    :param candidates: Plans that an iteration looks at, those of the policy among them.
+    :param policy_plans: How many of the candidates the policy makes.
     :param imagined_epsilon: Probability of a random action in imagination and in the policy's plans but the first.
     :param distil: Not for discrete actions.
     :param realised_share: Not for discrete actions.
@@ -78,10 +78,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         batch_size: int = 64,
         model_every: int = 100,
         horizon: int = 10,
-        candidates: int = 64,
         policy_plans: int = 8,
-        elites: int = 8,
-        iterations: int = 2,
         opening: int = 1_000,
         distil: bool = False,
         realised_share: float = 0.0,
@@ -104,10 +101,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
             batch_size=batch_size,
             model_every=model_every,
             horizon=horizon,
-            candidates=candidates,
             policy_plans=policy_plans,
-            elites=elites,
-            iterations=iterations,
             opening=opening,
             **more,
         )

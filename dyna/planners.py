@@ -10,6 +10,8 @@ Letters: B start states, N candidates, K elites, H horizon, A action size.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -139,6 +141,7 @@ def mppi(
     min_std: float = 0.05,
     max_std: float = 2.0,
     seeds: Tensor | None = None,
+    scored: bool = True,
     low: Bound = -1.0,
     high: Bound = 1.0,
     deadline_ms: float | None = None,
@@ -148,7 +151,7 @@ def mppi(
 
     Draws `n` plans and weighs the elites by exp(temperature (score - best score)), in the score's unit: the higher, the
     greedier (Williams et al. 2017 divide by it). Plans `seeds` [B, M, H, A], the policy's, compete in every iteration;
-    they are scored once. The plan is the weighted mean.
+    they are scored once. The plan is the weighted mean, which a last call scores; without `scored`, its score is NaN.
     """
     check_elites(elites, n)
     seeds = mean[:, None][:, :0] if seeds is None else bounded(seeds, low, high)
@@ -164,7 +167,10 @@ def mppi(
         weight = torch.softmax(temperature * top.scores, dim=1)[:, :, None, None]
         mean = (weight * top.plans).sum(1)
         std = (weight * (top.plans - mean.unsqueeze(1)).square()).sum(1).sqrt().clamp(min_std, max_std)
-    return _centre(score, bounded(mean, low, high), std, top, rounds.made)
+    mean = bounded(mean, low, high)
+    if not scored:
+        return Plan(mean, mean.new_full((len(mean),), math.nan), mean, std, *top, rounds.made)
+    return _centre(score, mean, std, top, rounds.made)
 
 
 @torch.no_grad()

@@ -166,7 +166,7 @@ def test_without_critics_a_plan_sees_its_own_steps_alone(planner: PlanFirst) -> 
     obs, warm = torch.as_tensor(OBS), planner.policy.blank.expand(2, -1, -1)
 
     def score() -> torch.Tensor:
-        return planner.plan(obs, warm, torch.Generator().manual_seed(0)).score
+        return planner.plan(obs, warm, torch.Generator().manual_seed(0)).elite_scores[:, 0]
 
     with_critics, planner.terminal_value = score(), False
     try:

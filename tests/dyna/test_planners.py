@@ -92,6 +92,21 @@ def test_a_linear_quadratic_problem_is_solved_to_within_one_percent_of_riccati(n
     torch.testing.assert_close(plan.score, -PROBLEM.cost(plan.actions.unsqueeze(1))[:, 0])
 
 
+def test_the_plan_is_the_same_where_nobody_asks_what_it_is_worth() -> None:
+    asked: list[int] = []
+
+    def score(plans: Tensor) -> Tensor:
+        asked.append(plans.shape[1])
+        return PROBLEM.score(plans)
+
+    mean, std = blank(B, Quadratic.horizon, 1)
+    with_score, without = (
+        mppi(score, mean, std, n=20, elites=5, rng=seeded(), scored=scored) for scored in (True, False)
+    )
+    assert asked == [20] * 4 + [1] + [20] * 4
+    assert torch.equal(with_score.actions, without.actions) and without.score.isnan().all()
+
+
 def hilly(target: Tensor) -> Score:
     """A score with many hills, the highest at the target [B, H, A]."""
 
