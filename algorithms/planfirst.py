@@ -60,8 +60,6 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     :param realised_share: Share, below 1, of the critics' lessons that are what really came of windows, the more
         surprising the likelier; the others are imagined.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
-    :param model_growth: As DHMBPO's, but 0 unless given: a fit cuts windows, and what is frozen needs whole ones.
-    :param curiosity: As DHMBPO's, but 0 unless given: what critics say is held against rewards that came.
     """
 
     plays_by = (*CorrectionMixin.plays_by, "temperature")
@@ -76,8 +74,6 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         recentre: bool = False,
         realised_share: float = 0.0,
         distil: bool = False,
-        model_growth: float = 0.0,
-        curiosity: float = 0.0,
         **more: Any,
     ) -> None:
         if isinstance(policy, type) and not issubclass(policy, PlanFirstPolicy):
@@ -89,7 +85,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         self.temperature, self.recentre, self.distil = temperature, recentre, distil
         self.realised_share = realised_share
         env = with_actions(env, spaces.Box, "DiscretePlanFirst takes a Discrete")
-        super().__init__(policy, env, model_growth=model_growth, curiosity=curiosity, **more)
+        super().__init__(policy, env, **more)
 
     # actor
 
