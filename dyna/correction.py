@@ -50,8 +50,8 @@ class CorrectionMixin(PlanningMixin):
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan, where it is looked for; what it
         promises and what comes of it hold their value in any case.
-    :param acting: Plan at every step (plan), as far as trials of plans and policy say that plans earn more (trial), only
-        where the policy is not sure of itself (confident), or never (policy).
+    :param acting: Plan at every step (plan), as far as trials of plans and of the policy say that plans earn more
+        (trial), only where the policy is not sure of itself (confident), or never (policy).
     :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap;
         and of the trials that the worse of plans and policy gets.
     :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.

@@ -174,10 +174,17 @@ class PlanningMixin(DynaMixin):
             self.correct(verdict)
         if self.trusted.any():
             self._distrust()
-        if self.acting == "trial" and self.trials.advance(self._newest(), done):
-            self.trusted[:] = 0
-            self.thresholds.plans_earn.fill_(not self.trials.advantage() < 0)  # without a comparison plans act
-            self.logger.record("planfirst/plans_earn", self.trials.advantage())
+        if self.acting == "trial":
+            self._try(done)
+
+    def _try(self, done: Tensor) -> None:
+        """Note the newest step of trials, and what those that it ended say."""
+        ended = self.trials.advance(self._newest(), done)
+        if len(ended):
+            self.trusted[ended] = 0
+            advantage = self.trials.advantage()
+            self.thresholds.plans_earn.fill_(not advantage < 0)  # where one had no trial yet, plans act
+            self.logger.record("planfirst/plans_earn", advantage)
 
     def _newest(self) -> Transitions:
         """The last step [n_envs, .] of every environment."""

@@ -1,7 +1,7 @@
 """Mode-2 against Mode-1: each acts for a while, and what came of it says which of them shall act.
 
-What a plan promises beyond the policy is a hundredth of what a state is worth, and nobody knows that much (docs/planfirst.md).
-What some hundred steps earn by plans and by the policy differs by far more, and is seen.
+What a plan promises beyond the policy is a hundredth of what a state is worth, less than is known of any state
+(docs/planfirst.md). What a hundred steps by plans and by the policy earn differs by far more, and is seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FEWEST = 2
 
 
 class Trials:
-    """One trial an environment at a time, by plans or by the policy; the more they differed, the less the worse one acts.
+    """One trial an environment at a time, by plans or by the policy; the surer one is the worse, the less it acts.
 
     The outcome of a trial is what was earned and what critics say of where it led, less what they said of where it
     began, discounted: the constant that they lack is in both. Plans act as often as it is likely that they earn more
@@ -45,7 +45,7 @@ class Trials:
         self.recent = Ring(RECENT, {"planned": 1, "outcome": 1})
 
     def plans(self, obs: Tensor, rng: torch.Generator) -> Tensor:
-        """In which environments plans act now, bool [n_envs]; where no trial is under way in its state [S], one begins."""
+        """In which environments, now in states [n_envs, S], plans act: bool [n_envs]. Where no trial is, one begins."""
         new = (self.age == NONE).nonzero().squeeze(1)
         if len(new):
             likely = torch.full((len(new),), self.likely())
@@ -71,21 +71,21 @@ class Trials:
         policy, plans = self._groups()
         return float(plans.mean() - policy.mean())
 
-    def advance(self, step: Transitions, done: Tensor) -> bool:
-        """The newest step [n_envs, .], with which some episodes ended (bool [n_envs]); whether a trial did."""
+    def advance(self, step: Transitions, done: Tensor) -> Tensor:
+        """The newest step [n_envs, .], with which some episodes ended (bool [n_envs]); the trials that did [T]."""
         under = (self.age != NONE).to(self.outcome.device)
         weight = self.gamma ** self.age.clamp_min(0).to(self.outcome)
         self.outcome += torch.where(under, weight * step.reward, 0.0)
         self.age[self.age != NONE] += 1
         over = (self.age != NONE) & (done | (self.age == STEPS))
-        if not over.any():
-            return False
         envs = over.nonzero().squeeze(1)
+        if not len(envs):
+            return envs
         left = self.gamma ** self.age[envs].to(self.outcome) * (1 - step.terminated[envs])
         outcome = self.outcome[envs] + left * self.value(step.next_obs[envs])
         self.recent.add(planned=self.planned[envs, None].float(), outcome=outcome[:, None])
         self.age[envs] = NONE
-        return True
+        return envs
 
     def drop(self, envs: Tensor | slice = slice(None)) -> None:
         """Forget what is under way in some environments, or all."""

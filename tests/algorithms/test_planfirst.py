@@ -249,7 +249,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"update_ratio": -1.0}, r"update_ratio must be in \[0, 1\], got -1.0"),
         ({"pessimism": float("nan")}, "pessimism must be a finite number, got nan"),
         ({"learner": "gatd"}, "learner must be always, constant, random or gated, got 'gatd'"),
-        ({"acting": "confidnt"}, "acting must be plan, confident or policy, got 'confidnt'"),
+        ({"acting": "confidnt"}, "acting must be plan, trial, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"realised_share": 1.0}, "realised_share must be a share below 1, got 1.0"),
@@ -268,6 +268,21 @@ def test_a_policy_alone_makes_no_plan() -> None:
     assert agent.updates["plans"] == 0 and agent.decided["reacted"] == 120 - 61
     action, _ = agent.predict(OBS, deterministic=True)
     np.testing.assert_allclose(action, 2 * agent.reply(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
+
+
+def test_trials_of_plans_and_policy_say_which_of_them_is_played(tmp_path: Path) -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "trial", "audit": 0.5}).learn(61 + 1_000)
+    assert 9 <= agent.trials.recent.size <= 12  # of 100 steps, or what an episode of 200 left
+    assert min(agent.decided["planned"], agent.decided["reacted"]) >= 100
+    assert agent.decided["planned"] + agent.decided["reacted"] == 1_000
+    assert bool(agent.thresholds.plans_earn) == (agent.trials.advantage() >= 0)
+    obs = torch.as_tensor(OBS)
+    for earn in (True, False):
+        agent.thresholds.plans_earn.fill_(earn)
+        agent.save(tmp_path / "agent")
+        loaded = PlanFirst.load(tmp_path / "agent", device="cpu")
+        action, _ = loaded.predict(OBS, deterministic=True)
+        assert np.allclose(action, 2 * agent.reply(obs).numpy(), rtol=1e-5) != earn
 
 
 def sure(agent: PlanFirst) -> PlanFirst:
@@ -397,3 +412,123 @@ def test_critics_learn_from_what_really_came_of_windows() -> None:
         low, high = (weight * float(bound) for bound in (target.low, target.high))
         assert low - 1e-3 <= float(lessons.value[i]) - earned <= high + 1e-3
     assert {brought[states[i]][1] > 0 for i in real} == {True, False}
+
+
+def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    version, critic = agent.world_model.version, agent.updates["critic"]
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    shut(agent)
+    agent.suspected = {"dynamics": 60}
+    agent.learn(3, reset_num_timesteps=False)
+    assert agent.world_model.version == version + 1 and agent.refits_on_alarm >= 1
+    assert agent.updates["critic"] - critic <= 1 and not agent.changed_at, "nothing has changed"
+
+
+def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    monkeypatch.setattr(forgetting, "outdated", lambda *what, **how: [False, True, True])
+    agent.suspected = {"dynamics": 60, "reward": 50}
+    agent.learn(1, reset_num_timesteps=False)
+    assert agent.changed_at == {"reward": 50} and not agent.suspected and agent.ledger()["forgot"] == 1
+    lessons = agent.lessons(121)
+    assert lessons is not None and lessons.sum(0).tolist() == [121.0, 71.0, 121.0] and lessons[50:].all()
+    version = agent.world_model.version
+    agent.learn(34, reset_num_timesteps=False)  # up to half as many steps again since the change
+    assert agent.world_model.version == version
+    agent.learn(2, reset_num_timesteps=False)
+    assert agent.world_model.version == version + 1
+    agent.learn(1)  # counts anew
+    assert agent.changed_at == {"reward": 50 - 157}
+    assert (lessons := agent.lessons(158)) is not None and lessons.sum(0).tolist() == [158.0, 108.0, 158.0]
+
+
+def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    agent.suspected, version = {"dynamics": 110}, agent.world_model.version
+    agent.model_every = 1
+    agent.learn(1, reset_num_timesteps=False)
+    assert agent.world_model.version == version + 1
+    assert agent.suspected == {"dynamics": 110} and agent.refits_on_alarm == 0
+    agent.model_every = 10**6
+    agent.learn(50, reset_num_timesteps=False)
+    assert not agent.suspected and agent.refits_on_alarm == 1
+
+
+def test_an_alarm_for_a_head_dates_the_change() -> None:
+    agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    outcomes, verdict = agent.configurator.detectors, SimpleNamespace(alarms=["reward", "critic"])
+    outcomes.ages[:] = torch.tensor([3, 9, 0, 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dyna.correction.metrics_of", lambda verdict: {})
+        agent.correct(verdict)  # type: ignore[arg-type]
+    assert agent.suspected == {"reward": 120 - 9 * agent.horizon}
+    assert agent.allowance.gate.alarmed >= {"reward", "critic"}
+
+
+def test_distilling_draws_the_policy_to_the_plans() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), learning_rate=3e-3, **TINY).learn(62)
+    obs = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    agent.plans.add(obs=obs, mean=torch.full((500, 1), 0.6), std=torch.full((500, 1), 0.1))
+    for _ in range(200):
+        agent._distil()
+    assert agent.updates["distil"] == 200
+    assert (agent.react(obs) - 0.6).abs().mean() < 0.1
+
+
+def test_critics_are_given_the_constant_that_outcomes_say_they_lack() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), recentre=True, **TINY).learn(100)
+    obs = torch.as_tensor(OBS)
+    values, targets = agent.value(obs), agent.critic_target.values(obs, agent.react(obs))
+    lacking = agent.configurator.offset(100)
+    agent._recentre()
+    assert abs(lacking) > 1 and abs(agent.configurator.offset(100)) < 1e-3 * abs(lacking)
+    torch.testing.assert_close(agent.value(obs), values + lacking)
+    torch.testing.assert_close(agent.critic_target.values(obs, agent.react(obs)), targets + lacking)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run."""
+    settings = {"env": "Pendulum-v1", "algo": "planfirst", "steps": 130, "eval_every": 130, "eval_episodes": 1}
+    hyperparameters = {name: value for name, value in TINY.items() if name not in ("seed", "device", "world_model")}
+    world = {"members": 3, "elites": 2, "width": 16, "depth": 1, "max_updates": 50}
+    hyperparameters |= {"world_model": world, "iterations": 1}
+    folder = tmp_path_factory.mktemp("runs")
+    return train(RunConfig(**settings, hyperparameters=hyperparameters, runs=folder), progress=False)
+
+
+def test_a_run_says_in_words_what_was_planned_and_what_was_learned(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = run.summary()["ledger"]
+    assert ledger["in_words"] == "planned 100 % of steps, 100 % of always-on's RL updates, 0 model refits on alarm"
+    assert ledger["steps_planned"] == 1.0 and 0 <= ledger["coverage_dynamics"] <= 1
+    cli._report(run)
+    assert ledger["in_words"] in capsys.readouterr().out.splitlines()
+
+
+def spinning(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    """The faster it turns to one side, the better."""
+    return next_obs[:, 2]
+
+
+def test_another_reward_is_planned_for_without_learning(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    play = ["eval", str(run.path), "--episodes", "1"]
+    changed = ["--reward", "tests.algorithms.test_planfirst:spinning", "-p", "terminal_value=false", "horizon=5"]
+    assert cli.main(play) == cli.main([*play, *changed]) == 0
+    own, other = capsys.readouterr().out.splitlines()
+    assert own.startswith("return ") and other.startswith("return ") and own != other
+    assert cli.main([*play, "-p", "follow=2"]) == 2
+    said = "planfirst acts by what it learned, so follow=2 would change nothing: it plays by horizon, candidates, "
+    assert said in capsys.readouterr().err
+
+
+def test_another_reward_is_refused_where_nobody_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = {"learning_starts": 30, "gradient_steps": 1, "rollouts": 5, "world_model": {"width": 8, "max_updates": 5}}
+    settings = RunConfig(env="Pendulum-v1", algo="mbpo", steps=40, eval_every=0, hyperparameters=tiny, runs=tmp_path)
+    path = train(settings, progress=False).path
+    assert cli.main(["eval", str(path), "--reward", "tests.algorithms.test_planfirst:spinning"]) == 2
+    assert "mbpo acts by what it learned, so reward_fn=" in capsys.readouterr().err
