@@ -88,8 +88,7 @@ class Thresholds(nn.Module):
     disagreement: Tensor  # [] of `disagreement`
     tau: Tensor  # [] units of return: a difference of values that matters
     bias: Tensor  # [] units of return: what the critics' residual is everywhere
-    gap: Tensor  # [] units of return: running mean of D_pi; this and the next are not frozen
-    plans_earn: Tensor  # [] bool: whether plans earned no less than the policy in the recent trials of both
+    gap: Tensor  # [] units of return: running mean of D_pi, which alone is not frozen
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +98,6 @@ class Thresholds(nn.Module):
         self.register_buffer("tau", torch.tensor(math.inf))
         self.register_buffer("bias", torch.tensor(0.0))
         self.register_buffer("gap", torch.tensor(math.inf))
-        self.register_buffer("plans_earn", torch.tensor(True))
 
     @torch.no_grad()
     def freeze(

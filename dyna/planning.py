@@ -24,11 +24,9 @@ from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.restarts import DROPPED
 from dyna.rings import Ring
-from dyna.trials import Trials
-from dyna.types import Transitions
 from dyna.windows import Closed, Windows, newest_steps
 
-Acting = Literal["plan", "trial", "confident", "policy"]
+Acting = Literal["plan", "confident", "policy"]
 
 REMEMBERED_PLANS = 2_000
 
@@ -41,7 +39,7 @@ class PlanningMixin(DynaMixin):
     one-hot ones, which the policy's `unscale_action` makes numbers of.
     """
 
-    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans", "trials")
+    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans")
     """Attributes with a state_dict, which checkpoints hold."""
     policy: ForesightMixin
     acting: Acting
@@ -55,7 +53,6 @@ class PlanningMixin(DynaMixin):
     alarmed_at: int  # step of the last alarm
     warm_start: Tensor  # [n_envs, H, A] what the next plans start from
     trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
-    trials: Trials  # of plans against the policy
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
 
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
@@ -109,8 +106,7 @@ class PlanningMixin(DynaMixin):
         audited = torch.rand(len(obs), generator=self.rng, device=self.device) < self.audit
         follows = self.trusted > 0
         calm = self.num_timesteps - self.alarmed_at > self.horizon
-        on_trial = self.acting == "trial"
-        reacts = (~self.trials.plans(obs, self.rng) if on_trial else self.is_confident(obs)) & ~follows
+        reacts = self.is_confident(obs) & ~follows
         if self.acting == "confident":
             reacts &= ~audited & calm
         thinks = (~follows & ~reacts).nonzero().squeeze(1)
@@ -164,9 +160,7 @@ class PlanningMixin(DynaMixin):
         done, windows = torch.as_tensor(dones, dtype=torch.bool), self.configurator.windows
         self.warm_start[done.to(self.device)] = 0.0
         self.trusted[done.to(self.device)] = 0
-        dropped = torch.tensor([DROPPED in info for info in infos])  # such a step is replaced by another
-        windows.drop(dropped)
-        self.trials.drop(dropped)
+        windows.drop(torch.tensor([DROPPED in info for info in infos]))  # such a step is replaced by another
         for closed in windows.advance(done):
             verdict = self.configurator.judge(self.world_model, self.replay_buffer, closed, self.rng)
             if verdict.alarms:
@@ -174,25 +168,12 @@ class PlanningMixin(DynaMixin):
             self.correct(verdict)
         if self.trusted.any():
             self._distrust()
-        if self.acting == "trial":
-            self._try(done)
-
-    def _try(self, done: Tensor) -> None:
-        """Note the newest step of trials, and what those that it ended say."""
-        ended = self.trials.advance(self._newest(), done)
-        if len(ended):
-            self.trusted[ended] = 0
-            advantage = self.trials.advantage()
-            self.thresholds.plans_earn.fill_(not advantage < 0)  # where one had no trial yet, plans act
-            self.logger.record("planfirst/plans_earn", advantage)
-
-    def _newest(self) -> Transitions:
-        """The last step [n_envs, .] of every environment."""
-        return newest_steps(self.replay_buffer, Closed(torch.arange(self.n_envs), 1, self.trusted, self.trusted)).at(0)
 
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""
-        self.trusted[self.thresholds.missed(surprise(self.world_model, self._newest()))[0]] = 0
+        everyone = Closed(torch.arange(self.n_envs), 1, self.trusted, self.trusted)
+        newest = newest_steps(self.replay_buffer, everyone).at(0)
+        self.trusted[self.thresholds.missed(surprise(self.world_model, newest))[0]] = 0
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -208,9 +189,6 @@ class PlanningMixin(DynaMixin):
             thresholds=self.thresholds,
             pooled=self.pooled,
             centred=self.centred,
-        )
-        self.trials = Trials(
-            self.n_envs, lambda obs: self.value(obs).mean(0), gamma=self.gamma, audit=self.audit, device=self.device
         )
         widths = {"obs": obs_size, "mean": action_size, "std": action_size}
         self.plans = Ring(REMEMBERED_PLANS, widths, self.device)
@@ -231,7 +209,6 @@ class PlanningMixin(DynaMixin):
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
-        self.trials.drop()
 
     def extra_state(self) -> dict[str, Any]:
         """As ever, with what is promised and not yet known, what the detectors heard, and the plans made."""

@@ -73,7 +73,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "planfirst, discrete actions, gated, two environments": {
         "algo": "planfirst",
-        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, **GATED, "acting": "trial"},
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, **GATED},
         "env": "CartPole-v1",
         "n_envs": 2,
     },

@@ -249,7 +249,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"update_ratio": -1.0}, r"update_ratio must be in \[0, 1\], got -1.0"),
         ({"pessimism": float("nan")}, "pessimism must be a finite number, got nan"),
         ({"learner": "gatd"}, "learner must be always, constant, random or gated, got 'gatd'"),
-        ({"acting": "confidnt"}, "acting must be plan, trial, confident or policy, got 'confidnt'"),
+        ({"acting": "confidnt"}, "acting must be plan, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"realised_share": 1.0}, "realised_share must be a share below 1, got 1.0"),
@@ -268,21 +268,6 @@ def test_a_policy_alone_makes_no_plan() -> None:
     assert agent.updates["plans"] == 0 and agent.decided["reacted"] == 120 - 61
     action, _ = agent.predict(OBS, deterministic=True)
     np.testing.assert_allclose(action, 2 * agent.reply(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
-
-
-def test_trials_of_plans_and_policy_say_which_of_them_is_played(tmp_path: Path) -> None:
-    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "trial", "audit": 0.5}).learn(61 + 1_000)
-    assert 9 <= agent.trials.recent.size <= 12  # of 100 steps, or what an episode of 200 left
-    assert min(agent.decided["planned"], agent.decided["reacted"]) >= 100
-    assert agent.decided["planned"] + agent.decided["reacted"] == 1_000
-    assert bool(agent.thresholds.plans_earn) == (agent.trials.advantage() >= 0)
-    obs = torch.as_tensor(OBS)
-    for earn in (True, False):
-        agent.thresholds.plans_earn.fill_(earn)
-        agent.save(tmp_path / "agent")
-        loaded = PlanFirst.load(tmp_path / "agent", device="cpu")
-        action, _ = loaded.predict(OBS, deterministic=True)
-        assert np.allclose(action, 2 * agent.reply(obs).numpy(), rtol=1e-5) != earn
 
 
 def sure(agent: PlanFirst) -> PlanFirst:

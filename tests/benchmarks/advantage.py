@@ -6,18 +6,18 @@ Plays the policy with a little noise, goes back to some of the states, and from 
 `horizon` actions that differ from its own and then the policy. Prints what states are really worth, what critics say,
 and what the world model says that follows the policy for so many steps before it asks the critics; then, for random
 deviations and for plans, the advantage over the policy that these foretell beside the true one, and their correlation.
-Returns are discounted. "Doubt 2" is a plan for the mean advantage over members and critics less two of its standard
-deviations.
+Returns are discounted, and both are held against a policy that answers to every state. "Doubt 2" is a plan for the mean
+advantage over members and critics less two of its standard deviations.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,8 +45,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="for which a true return is followed (500)")
     arguments = parser.parse_args()
     run = runs.open(arguments.run)
-    env = Resumable(gym.make(run.config.env, **run.config.env_kwargs))
-    agent: Any = agents.make_player(run.config, envs.make_evaluation(run.config))
+    config = dataclasses.replace(run.config, device="cpu")
+    env = Resumable(envs.make_one(config))
+    agent: Any = agents.make(config, envs.make_evaluation(config))
     agents.load(agent, run.path / f"{arguments.which}_model")
     report(agent, env, arguments.states, arguments.steps)
 
@@ -59,7 +60,7 @@ def report(agent: Any, env: Resumable, states: int, steps: int) -> None:
     model, horizon = PlanModel(agent.world_model), agent.horizon
     own = policy_plans(model, obs, agent.reply, 1, horizon)[:, 0]  # [B, H, A]
     really = partial(true_returns, agent, env, places, steps=steps)
-    alone, known = really(own[:, :0]), foretold(agent, model, obs, own)
+    alone, known = really(own[:, :0]), foretold(agent, model, obs, own[:, :0])
     said = {f"{look} steps": known[look] for look in (horizon, *LOOKS)}
     print(f"states are worth {alone.mean():.0f} +- {alone.std():.0f}; said, and correlation: ", end="")
     said = {"critics": agent.value(obs).mean(0), **said}
@@ -121,7 +122,7 @@ def foretold(agent: Any, model: PlanModel, obs: Tensor, actions: Tensor) -> dict
     """What members say of actions [B, H, A] and then of the policy, by the steps before critics are asked: [B] each."""
     state = obs.expand(model.members, -1, -1)
     earned, alive = torch.zeros(state.shape[:2]), torch.ones(state.shape[:2])
-    told, looks = {}, {actions.shape[1], *LOOKS}
+    told, looks = {}, {agent.horizon, *LOOKS}
     for step in range(max(looks)):
         flat = state.flatten(0, 1)
         action = agent.reply(flat).view(*state.shape[:2], -1)
