@@ -61,9 +61,8 @@ def report(agent: Any, env: Resumable, states: int, steps: int) -> None:
     own = policy_plans(model, obs, agent.reply, 1, horizon)[:, 0]  # [B, H, A]
     really = partial(true_returns, agent, env, places, steps=steps)
     alone, known = really(own[:, :0]), foretold(agent, model, obs, own[:, :0])
-    said = {f"{look} steps": known[look] for look in (horizon, *LOOKS)}
+    said = {"critics": agent.value(obs).mean(0), **{f"{look} steps": known[look] for look in (horizon, *LOOKS)}}
     print(f"states are worth {alone.mean():.0f} +- {alone.std():.0f}; said, and correlation: ", end="")
-    said = {"critics": agent.value(obs).mean(0), **said}
     print(
         ", ".join(f"{name} {told.mean():.0f} ({correlation(told, alone):.2f})" for name, told in said.items()),
         end="\n\n",
@@ -124,10 +123,10 @@ def foretold(agent: Any, model: PlanModel, obs: Tensor, actions: Tensor) -> dict
     earned, alive = torch.zeros(state.shape[:2]), torch.ones(state.shape[:2])
     told, looks = {}, {agent.horizon, *LOOKS}
     for step in range(max(looks)):
-        flat = state.flatten(0, 1)
-        action = agent.reply(flat).view(*state.shape[:2], -1)
         if step < actions.shape[1]:
             action = actions[:, step].expand(model.members, -1, -1)
+        else:
+            action = agent.reply(state.flatten(0, 1)).view(*state.shape[:2], -1)
         after = model.next_mean(state, action)
         reward, ends = model.outcome(state, action, after)
         earned = earned + agent.gamma**step * alive * reward
