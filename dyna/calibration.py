@@ -88,7 +88,8 @@ class Thresholds(nn.Module):
     disagreement: Tensor  # [] of `disagreement`
     tau: Tensor  # [] units of return: a difference of values that matters
     bias: Tensor  # [] units of return: what the critics' residual is everywhere
-    gap: Tensor  # [] units of return: running mean of D_pi, which alone is not frozen
+    gap: Tensor  # [] units of return: running mean of D_pi; this and the next are not frozen
+    belief: Tensor  # [] how likely plans do better than the policy; NaN where that was not tried
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,6 +99,7 @@ class Thresholds(nn.Module):
         self.register_buffer("tau", torch.tensor(math.inf))
         self.register_buffer("bias", torch.tensor(0.0))
         self.register_buffer("gap", torch.tensor(math.inf))
+        self.register_buffer("belief", torch.tensor(math.nan))
 
     @torch.no_grad()
     def freeze(

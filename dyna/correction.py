@@ -50,8 +50,10 @@ class CorrectionMixin(PlanningMixin):
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan, where it is looked for; what it
         promises and what comes of it hold their value in any case.
-    :param acting: Plan at every step, only where the policy is not sure of itself (confident), or never (policy).
-    :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap.
+    :param acting: Plan at every step (plan), in turns with the policy and the more the better plans do (turns), only
+        where the policy is not sure of itself (confident), or never (policy).
+    :param audit: Share of states in which the policy is sure and a plan is made all the same, to measure the gap; of
+        turns, the share that the worse one has at least.
     :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
     :param learner: What RL updates are made: always all, as far as a gate is open (gated), or as controls a constant
         share of them or bursts at random.
@@ -133,7 +135,12 @@ class CorrectionMixin(PlanningMixin):
 
     @torch.no_grad()
     def is_confident(self, obs: Tensor) -> Tensor:
-        """Where Mode-1 may act alone, bool [B]: members and critics agree, and plans promise no more than it."""
+        """Where Mode-1 may act alone, bool [B]: members and critics agree, and plans promise no more than it.
+
+        Where they act in turns, that is everywhere, or nowhere.
+        """
+        if self.acting == "turns":
+            return (self.thresholds.belief < 0.5).expand(len(obs))
         if self.acting != "confident":
             return torch.full((len(obs),), self.acting == "policy", device=obs.device)
         tau, values = self.thresholds.tau, self.value(obs)

@@ -24,9 +24,10 @@ from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.restarts import DROPPED
 from dyna.rings import Ring
+from dyna.turns import EXPLORER, PLANS, POLICY, Turns
 from dyna.windows import Closed, Windows, newest_steps
 
-Acting = Literal["plan", "confident", "policy"]
+Acting = Literal["plan", "turns", "confident", "policy"]
 
 REMEMBERED_PLANS = 2_000
 
@@ -39,7 +40,7 @@ class PlanningMixin(DynaMixin):
     one-hot ones, which the policy's `unscale_action` makes numbers of.
     """
 
-    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans")
+    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans", "turns")
     """Attributes with a state_dict, which checkpoints hold."""
     policy: ForesightMixin
     acting: Acting
@@ -53,6 +54,7 @@ class PlanningMixin(DynaMixin):
     alarmed_at: int  # step of the last alarm
     warm_start: Tensor  # [n_envs, H, A] what the next plans start from
     trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
+    turns: Turns  # whose it is
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
 
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
@@ -103,14 +105,12 @@ class PlanningMixin(DynaMixin):
     def act(self, obs: Tensor) -> Tensor:
         """Plan, follow the plan that there is, or react in each environment: [n_envs, S] -> [n_envs, A]."""
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=self.device)
-        audited = torch.rand(len(obs), generator=self.rng, device=self.device) < self.audit
         follows = self.trusted > 0
-        calm = self.num_timesteps - self.alarmed_at > self.horizon
-        reacts = self.is_confident(obs) & ~follows
-        if self.acting == "confident":
-            reacts &= ~audited & calm
+        actor = torch.where(follows, PLANS, self._actor(obs))
+        reacts = actor != PLANS
         thinks = (~follows & ~reacts).nonzero().squeeze(1)
         action, after = self.react(obs, noise), shifted(self.warm_start)
+        action[actor == POLICY] = self.reply(obs[actor == POLICY])
         action[follows] = self.warm_start[follows, 0]
         after[reacts] = 0.0
         intended = torch.full_like(after, torch.nan)
@@ -119,21 +119,35 @@ class PlanningMixin(DynaMixin):
             action[thinks], after[thinks] = self.draw(plan, noise[thinks]), shifted(plan.actions)
             intended[thinks], self.trusted[thinks] = plan.actions, self.follow
             self.plans.add(obs=obs[thinks], mean=plan.mean[:, 0], std=plan.std[:, 0])
-        self._promise(obs, intended, follows)
+        self._promise(obs, intended, follows, actor)
         self.trusted, self.warm_start = (self.trusted - 1).clamp_min(0), after
         self.updates["plans"] += len(thinks)
         for name, count in zip(self.decided, (len(thinks), int(follows.sum()), int(reacts.sum())), strict=True):
             self.decided[name] += count
         return action
 
-    def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor) -> None:
-        """Note what is promised of new plans [n_envs, H, A], and of the policy where it reacts (NaN)."""
+    def _actor(self, obs: Tensor) -> Tensor:
+        """Who acts, of `turns`, where no plan is followed: [n_envs, S] -> [n_envs]."""
+        if self.acting == "turns":
+            return self.turns.take(self.configurator.windows.waiting(), self._share(), self.rng)
+        reacts = self.is_confident(obs)
+        if self.acting == "confident":
+            reacts &= torch.rand(len(obs), generator=self.rng, device=self.device) >= self.audit
+            reacts &= self.num_timesteps - self.alarmed_at > self.horizon
+        return torch.where(reacts, EXPLORER, PLANS)
+
+    def _share(self) -> float:
+        """How often plans get the next turn; the worse one of plans and policy is looked at now and then."""
+        return float(self.thresholds.belief.clamp(self.audit, 1.0 - self.audit))
+
+    def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor, actor: Tensor) -> None:
+        """Note what is promised of new plans [n_envs, H, A], and of the policy where it reacts (NaN), and who acts."""
         waiting = self.configurator.windows.waiting().to(self.device)
         envs = waiting[~follows[waiting]]
         if len(envs):
             model = PlanModel(self.world_model)
             alone = policy_plans(model, obs[envs], self.react, 1, self.horizon)[:, 0]
-            self.configurator.promise(model, envs, obs[envs], intended[envs], alone)
+            self.configurator.promise(model, envs, obs[envs], intended[envs], alone, actor[envs])
 
     def freeze(self) -> None:
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
@@ -168,10 +182,13 @@ class PlanningMixin(DynaMixin):
             self.correct(verdict)
         if self.trusted.any():
             self._distrust()
+        if self.turns.advance(done) and self.acting == "turns":
+            self.thresholds.belief.fill_(self.configurator.belief())
+            self.logger.record("planfirst/belief", float(self.thresholds.belief))
 
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""
-        everyone = Closed(torch.arange(self.n_envs), 1, self.trusted, self.trusted)
+        everyone = Closed(torch.arange(self.n_envs), 1, *[self.trusted] * 3)
         newest = newest_steps(self.replay_buffer, everyone).at(0)
         self.trusted[self.thresholds.missed(surprise(self.world_model, newest))[0]] = 0
 
@@ -209,6 +226,7 @@ class PlanningMixin(DynaMixin):
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
+        self.turns = Turns(self.n_envs, self.device)
 
     def extra_state(self) -> dict[str, Any]:
         """As ever, with what is promised and not yet known, what the detectors heard, and the plans made."""

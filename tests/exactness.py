@@ -66,9 +66,9 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "n_envs": 2,
     },
-    "planfirst, discrete actions": {
+    "planfirst, discrete actions, in turns": {
         "algo": "planfirst",
-        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI},
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, "acting": "turns"},
         "env": "CartPole-v1",
     },
     "planfirst, discrete actions, gated, two environments": {

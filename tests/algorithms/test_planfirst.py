@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from dyna import cli, forgetting
+from dyna import cli, forgetting, turns
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.allowances import Gated
@@ -20,6 +20,7 @@ from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.runs import Run
 from dyna.train import train
+from dyna.turns import EXPLORER, PLANS, POLICY
 from dyna.world_model import EnsembleSettings
 from tests.probes import ProbeEnv, TerminationEnv
 
@@ -190,7 +191,7 @@ def test_a_plan_that_is_carried_out_was_promised_what_the_model_says_of_its_acti
     for account in (verdict.account for verdict in verdicts):
         torch.testing.assert_close(account.replan, torch.zeros(1), atol=1e-3, rtol=0.0)
         torch.testing.assert_close(account.broken, account.model, atol=1e-3, rtol=0.0)
-        assert account.model.abs() > 1e-2
+    assert max(verdict.account.model.abs() for verdict in verdicts) > 1e-1
 
 
 def test_a_new_episode_starts_without_a_plan_and_without_a_window() -> None:
@@ -249,7 +250,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"update_ratio": -1.0}, r"update_ratio must be in \[0, 1\], got -1.0"),
         ({"pessimism": float("nan")}, "pessimism must be a finite number, got nan"),
         ({"learner": "gatd"}, "learner must be always, constant, random or gated, got 'gatd'"),
-        ({"acting": "confidnt"}, "acting must be plan, confident or policy, got 'confidnt'"),
+        ({"acting": "confidnt"}, "acting must be plan, turns, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"realised_share": 1.0}, "realised_share must be a share below 1, got 1.0"),
@@ -268,6 +269,39 @@ def test_a_policy_alone_makes_no_plan() -> None:
     assert agent.updates["plans"] == 0 and agent.decided["reacted"] == 120 - 61
     action, _ = agent.predict(OBS, deterministic=True)
     np.testing.assert_allclose(action, 2 * agent.reply(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_in_turns_the_better_one_acts_and_plays(better: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "turns"})
+    known, remembered = agent.configurator, agent.configurator.outcomes.add
+
+    def told(**rows: torch.Tensor) -> None:  # plans bring 10 more than the policy, or less
+        remembered(**{**rows, "earned": rows["earned"] + 10.0 * (rows["actor"] == PLANS) * (1 if better else -1)})
+
+    monkeypatch.setattr(known.outcomes, "add", told)
+    monkeypatch.setattr(turns, "STEPS", 6)
+    assert agent.thresholds.belief.isnan()
+    agent.learn(600)
+    steps = sum(agent.decided.values())
+    assert (agent.decided["planned"] > 0.55 * steps) == better and (agent.decided["reacted"] > 0.55 * steps) != better
+    assert (float(agent.thresholds.belief) > 0.9) == better and (float(agent.thresholds.belief) < 0.1) != better
+    obs = torch.as_tensor(OBS)
+    response = agent.respond(obs, torch.zeros(2, agent.horizon, 1), True, torch.Generator().manual_seed(0))
+    assert response is not None
+    assert torch.equal(response[0], agent.reply(obs)) != better
+    assert (float(response[1].abs().sum()) > 0) == better
+
+
+def test_the_policy_has_noise_in_half_of_its_turns_alone() -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "turns"}).learn(70)
+    obs, acted = torch.as_tensor(OBS[:1]), {}
+    for actor in (POLICY, EXPLORER):
+        agent.turns.actor[:], agent.turns.left[:], agent.trusted[:] = actor, 10, 0
+        acted[actor] = agent.act(obs)
+    assert torch.equal(acted[POLICY], agent.reply(obs))
+    assert not torch.equal(acted[EXPLORER], agent.reply(obs))
+    assert not torch.equal(acted[EXPLORER], agent.react(obs))
 
 
 def sure(agent: PlanFirst) -> PlanFirst:
