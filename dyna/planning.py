@@ -129,16 +129,14 @@ class PlanningMixin(DynaMixin):
     def _actor(self, obs: Tensor) -> Tensor:
         """Who acts, of `turns`, where no plan is followed: [n_envs, S] -> [n_envs]."""
         if self.acting == "turns":
-            return self.turns.take(self.configurator.windows.waiting(), self._share(), self.rng)
+            return self.turns.take(
+                self.configurator.windows.waiting(), float(self.thresholds.belief), self.audit, self.rng
+            )
         reacts = self.is_confident(obs)
         if self.acting == "confident":
             reacts &= torch.rand(len(obs), generator=self.rng, device=self.device) >= self.audit
             reacts &= self.num_timesteps - self.alarmed_at > self.horizon
         return torch.where(reacts, EXPLORER, PLANS)
-
-    def _share(self) -> float:
-        """How often plans get the next turn; the worse one of plans and policy is looked at now and then."""
-        return float(self.thresholds.belief.clamp(self.audit, 1.0 - self.audit))
 
     def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor, actor: Tensor) -> None:
         """Note what is promised of new plans [n_envs, H, A], and of the policy where it reacts (NaN), and who acts."""

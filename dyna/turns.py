@@ -27,19 +27,18 @@ class Turns:
         self.left = torch.zeros(n_envs, dtype=torch.int64)
         self.actor = torch.full((n_envs,), PLANS, device=device)
 
-    def take(self, waiting: Tensor, belief: float, rng: torch.Generator) -> Tensor:
+    def take(self, waiting: Tensor, belief: float, audit: float, rng: torch.Generator) -> Tensor:
         """Who acts now [n_envs]; in environments [W] where no window is under way, the next turn begins if it is time.
 
-        Plans get it with a probability of `belief`, or of a half where that is NaN, and the policy, half of its turns
-        with noise, otherwise.
+        A share `audit` of turns is the policy's as it plays, to know what that is worth. Of the others plans have a
+        share of `belief`, a half where that is NaN, and no less than `audit`; so has the policy with noise.
         """
         new = waiting[self.left[waiting] <= 0]
         if len(new):
-            drawn = torch.rand(len(new), generator=rng, device=rng.device)
-            share = 0.5 if math.isnan(belief) else belief
-            self.actor[new.to(rng.device)] = torch.where(
-                drawn < share, PLANS, torch.where(drawn < (1.0 + share) / 2.0, POLICY, EXPLORER)
-            )
+            drawn, audited = torch.rand(2, len(new), generator=rng, device=rng.device)
+            share = 0.5 if math.isnan(belief) else min(max(belief, audit), 1.0 - audit)
+            actor = torch.where(drawn < share, PLANS, EXPLORER)
+            self.actor[new.to(rng.device)] = torch.where(audited < audit, POLICY, actor)
             self.left[new] = STEPS
         return self.actor
 
