@@ -9,6 +9,7 @@ to its target, and nobody would ever be surprised for long.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ class Thresholds(nn.Module):
     tau: Tensor  # [] units of return: a difference of values that matters
     bias: Tensor  # [] units of return: what the critics' residual is everywhere
     gap: Tensor  # [] units of return: running mean of D_pi; this and the next are not frozen
-    belief: Tensor  # [] how likely plans do better than the policy; NaN where that was not tried
+    lead: Tensor  # [] how likely plans do better than the policy; NaN where that was not tried
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +100,11 @@ class Thresholds(nn.Module):
         self.register_buffer("tau", torch.tensor(math.inf))
         self.register_buffer("bias", torch.tensor(0.0))
         self.register_buffer("gap", torch.tensor(math.inf))
-        self.register_buffer("belief", torch.tensor(math.nan))
+        self.register_buffer("lead", torch.tensor(math.nan))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}lead", torch.tensor(math.nan))  # agents of before this was tried
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def freeze(

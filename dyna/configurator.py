@@ -22,7 +22,6 @@ from dyna.plan_scores import Value, propagated_returns
 from dyna.promises import Account, chance, interquartile_range, settle
 from dyna.returns import discounted_return
 from dyna.rings import Ring
-from dyna.turns import PLANS, POLICY, belief
 from dyna.types import Transitions
 from dyna.windows import Closed, Windows, newest_steps
 from dyna.world_model import GaussianEnsemble
@@ -30,7 +29,7 @@ from dyna.world_model import GaussianEnsemble
 CRITIC = "critic"
 NEWEST = 2_000  # steps whose returns say what difference of values matters
 PARTICLES = 4  # a member, that tell noise from error
-REMEMBERED = 1_000  # outcomes
+REMEMBERED = 500  # outcomes
 SHOCK = 10.0  # times what counts as a miss: one such outcome is an alarm, for falls are rare and worth a whole return
 MATTERS = 0.1  # tau as a share of the spread of returns, or of what a window earns where that is more
 PRIORITY = 0.6  # how much a residual counts where outcomes are drawn to learn from (Schaul et al. 2016)
@@ -70,7 +69,7 @@ class Configurator:
         self.horizon, self.gamma, self.value, self.thresholds = horizon, gamma, value, thresholds
         self.centred, device = centred, thresholds.tau.device
         self.windows = Windows(n_envs, horizon, device)
-        widths = {"obs": obs_size, "action": action_size, "earned": 1, "weight": 1, "last": obs_size, "actor": 1}
+        widths = {"obs": obs_size, "action": action_size, "earned": 1, "weight": 1, "last": obs_size}
         self.outcomes = Ring(REMEMBERED, widths, device)
         self.detectors = Detectors((*HEADS, CRITIC), pooled=pooled)
         self.shocks = 0  # outcomes that missed what the critics said by very much
@@ -87,18 +86,15 @@ class Configurator:
         self.thresholds.freeze(model, data.at(held & today), tau, bias if self.centred else torch.zeros_like(bias))
         self.windows.drop()  # they hold the promises of another model
 
-    def promise(
-        self, model: PlanModel, envs: Tensor, obs: Tensor, plans: Tensor, policy: Tensor, actor: Tensor
-    ) -> None:
+    def promise(self, model: PlanModel, envs: Tensor, obs: Tensor, plans: Tensor, policy: Tensor) -> None:
         """Open windows in environments [W] in states [W, S], with the plans and the policy's own [W, H, A].
 
-        Where no plan was made, NaN, the policy's is promised, and there is no amortisation gap to be seen. It is noted
-        who acts [W], of `turns`.
+        Where no plan was made, NaN, the policy's is promised, and there is no amortisation gap to be seen.
         """
         alone = plans.isnan().flatten(1).any(1)
         both = torch.stack([torch.where(alone[:, None, None], policy, plans), policy], dim=1)
         promised = propagated_returns(model, obs, both, gamma=self.gamma, value=self.value).mean(0)
-        self.windows.begin(envs, promised[:, 0], torch.where(alone, torch.nan, promised[:, 1]), actor)
+        self.windows.begin(envs, promised[:, 0], torch.where(alone, torch.nan, promised[:, 1]))
 
     def judge(
         self, model: GaussianEnsemble, replay: PackedReplayBuffer, closed: Closed, rng: torch.Generator
@@ -119,7 +115,7 @@ class Configurator:
         if len(gaps):
             self.thresholds.follow(gaps.mean())
         self.covered += (~self.thresholds.missed(scores)).sum(1).cpu()
-        self._remember(steps, closed.actor)
+        self._remember(steps)
         missed = missed.cpu()
         alarms = [name for one in missed.T for name in self.detectors.hear(one)]
         self.shocks += shocks
@@ -147,15 +143,6 @@ class Configurator:
         known = self.outcomes.newest(n)
         lost = (1.0 - known["weight"]).sum()
         return float(self._residuals(known).sum() / lost) if lost > 0 else 0.0
-
-    def belief(self) -> float:
-        """How likely plans do better than the policy as it plays, by the outcomes of both; NaN while there are few.
-
-        Each is its D_critic, asked of the critics as they are now: the constant that they lack is in both.
-        """
-        known = self.outcomes.all()
-        beyond, actor = self._residuals(known), known["actor"].squeeze(1)
-        return belief(beyond[actor == PLANS], beyond[actor == POLICY])
 
     def surprises(self, n: int, rng: torch.Generator) -> dict[str, Tensor]:
         """n outcomes [n, .], the more surprising the likelier; one must be known.
@@ -186,14 +173,13 @@ class Configurator:
         earned, weight = (known[name].squeeze(1) for name in ("earned", "weight"))
         return earned + weight * _mean(self.value(known["last"])) - _mean(self.value(known["obs"]))
 
-    def _remember(self, steps: Transitions, actor: Tensor) -> None:
-        """Keep what is needed to judge critics and actors [W] by these windows [H, W, .] again, and to teach them."""
+    def _remember(self, steps: Transitions) -> None:
+        """Keep what is needed to judge the critics by these windows [H, W, .] again, and to teach them."""
         no_value = torch.zeros_like(steps.reward[0])
         earned = discounted_return(steps.reward, steps.terminated, no_value, self.gamma)
         weight = discounted_return(torch.zeros_like(steps.reward), steps.terminated, no_value + 1.0, self.gamma)
         ends = {"obs": steps.obs[0], "action": steps.action[0], "last": steps.next_obs[-1]}
-        known = {"earned": earned, "weight": weight, "actor": actor}
-        self.outcomes.add(**ends, **{name: column.unsqueeze(1) for name, column in known.items()})
+        self.outcomes.add(**ends, earned=earned.unsqueeze(1), weight=weight.unsqueeze(1))
 
     def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
         """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""

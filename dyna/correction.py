@@ -50,10 +50,9 @@ class CorrectionMixin(PlanningMixin):
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan, where it is looked for; what it
         promises and what comes of it hold their value in any case.
-    :param acting: Plan at every step (plan), in turns with the policy and the more the better plans do (turns), only
+    :param acting: Plan at every step (plan), in turns with the policy, and play what does better (turns), plan only
         where the policy is not sure of itself (confident), or never (policy).
-    :param audit: Share of states in which the policy is sure and a plan is made all the same, to measure the gap; of
-        turns, the share that the worse one has at least.
+    :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap.
     :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
     :param learner: What RL updates are made: always all, as far as a gate is open (gated), or as controls a constant
         share of them or bursts at random.
@@ -140,7 +139,7 @@ class CorrectionMixin(PlanningMixin):
         Where they act in turns, that is everywhere, or nowhere.
         """
         if self.acting == "turns":
-            return (self.thresholds.belief < 0.5).expand(len(obs))
+            return (self.thresholds.lead < 0.5).expand(len(obs))
         if self.acting != "confident":
             return torch.full((len(obs),), self.acting == "policy", device=obs.device)
         tau, values = self.thresholds.tau, self.value(obs)
@@ -193,6 +192,8 @@ class CorrectionMixin(PlanningMixin):
                 self.changed_at |= {name: suspected[name] for name in heads}
                 self.forgot += 1
                 self.configurator.forget()
+                self.turns.forget()
+                self.thresholds.lead.fill_(math.nan)
                 log.info("%s: the world changed about step %d", " and ".join(heads), suspected[heads[0]])
         super().fit_world_model()
 

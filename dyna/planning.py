@@ -24,7 +24,7 @@ from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.restarts import DROPPED
 from dyna.rings import Ring
-from dyna.turns import EXPLORER, PLANS, POLICY, Turns
+from dyna.turns import Turns
 from dyna.windows import Closed, Windows, newest_steps
 
 Acting = Literal["plan", "turns", "confident", "policy"]
@@ -54,7 +54,7 @@ class PlanningMixin(DynaMixin):
     alarmed_at: int  # step of the last alarm
     warm_start: Tensor  # [n_envs, H, A] what the next plans start from
     trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
-    turns: Turns  # whose it is
+    turns: Turns  # of plans and of the policy, where they act in turns
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
 
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
@@ -106,46 +106,47 @@ class PlanningMixin(DynaMixin):
         """Plan, follow the plan that there is, or react in each environment: [n_envs, S] -> [n_envs, A]."""
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=self.device)
         follows = self.trusted > 0
-        actor = torch.where(follows, PLANS, self._actor(obs))
-        reacts = actor != PLANS
+        reacts = self._reacts(obs) & ~follows
         thinks = (~follows & ~reacts).nonzero().squeeze(1)
+        quiet = ~self.turns.noisy
         action, after = self.react(obs, noise), shifted(self.warm_start)
-        action[actor == POLICY] = self.reply(obs[actor == POLICY])
+        if quiet.any():
+            action[quiet] = self.reply(obs[quiet])
         action[follows] = self.warm_start[follows, 0]
         after[reacts] = 0.0
         intended = torch.full_like(after, torch.nan)
         if len(thinks):
             plan = self.plan(obs[thinks], self.warm_start[thinks], self.rng)
-            action[thinks], after[thinks] = self.draw(plan, noise[thinks]), shifted(plan.actions)
+            action[thinks] = torch.where(quiet[thinks, None], plan.actions[:, 0], self.draw(plan, noise[thinks]))
+            after[thinks] = shifted(plan.actions)
             intended[thinks], self.trusted[thinks] = plan.actions, self.follow
             self.plans.add(obs=obs[thinks], mean=plan.mean[:, 0], std=plan.std[:, 0])
-        self._promise(obs, intended, follows, actor)
+        self._promise(obs, intended, follows)
         self.trusted, self.warm_start = (self.trusted - 1).clamp_min(0), after
         self.updates["plans"] += len(thinks)
         for name, count in zip(self.decided, (len(thinks), int(follows.sum()), int(reacts.sum())), strict=True):
             self.decided[name] += count
         return action
 
-    def _actor(self, obs: Tensor) -> Tensor:
-        """Who acts, of `turns`, where no plan is followed: [n_envs, S] -> [n_envs]."""
+    def _reacts(self, obs: Tensor) -> Tensor:
+        """Where the policy acts if no plan is followed: [n_envs, S] -> bool [n_envs]."""
         if self.acting == "turns":
-            return self.turns.take(
-                self.configurator.windows.waiting(), float(self.thresholds.belief), self.audit, self.rng
-            )
+            self.turns.take(self.configurator.windows.waiting(), float(self.thresholds.lead), self.rng)
+            return ~self.turns.planned
         reacts = self.is_confident(obs)
         if self.acting == "confident":
             reacts &= torch.rand(len(obs), generator=self.rng, device=self.device) >= self.audit
             reacts &= self.num_timesteps - self.alarmed_at > self.horizon
-        return torch.where(reacts, EXPLORER, PLANS)
+        return reacts
 
-    def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor, actor: Tensor) -> None:
-        """Note what is promised of new plans [n_envs, H, A], and of the policy where it reacts (NaN), and who acts."""
+    def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor) -> None:
+        """Note what is promised of new plans [n_envs, H, A], and of the policy where it reacts (NaN)."""
         waiting = self.configurator.windows.waiting().to(self.device)
         envs = waiting[~follows[waiting]]
         if len(envs):
             model = PlanModel(self.world_model)
             alone = policy_plans(model, obs[envs], self.react, 1, self.horizon)[:, 0]
-            self.configurator.promise(model, envs, obs[envs], intended[envs], alone, actor[envs])
+            self.configurator.promise(model, envs, obs[envs], intended[envs], alone)
 
     def freeze(self) -> None:
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
@@ -162,7 +163,8 @@ class PlanningMixin(DynaMixin):
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
         action = self.act(obs).cpu().numpy()
         if action_noise is not None:
-            action = np.clip(action + action_noise(), -1.0, 1.0)
+            noisy = self.turns.noisy[:, None].cpu().numpy()
+            action = np.where(noisy, np.clip(action + action_noise(), -1.0, 1.0), action)
         chosen = self.policy.unscale_action(action)
         return chosen, action if isinstance(self.action_space, spaces.Box) else chosen  # what replay takes, as SB3
 
@@ -178,15 +180,16 @@ class PlanningMixin(DynaMixin):
             if verdict.alarms:
                 self.alarmed_at = self.num_timesteps
             self.correct(verdict)
+            self.turns.note(closed.envs, verdict.account.critic)
         if self.trusted.any():
             self._distrust()
-        if self.turns.advance(done) and self.acting == "turns":
-            self.thresholds.belief.fill_(self.configurator.belief())
-            self.logger.record("planfirst/belief", float(self.thresholds.belief))
+        if self.turns.advance(done):
+            self.thresholds.lead.fill_(self.turns.lead())
+            self.logger.record("planfirst/lead", float(self.thresholds.lead))
 
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""
-        everyone = Closed(torch.arange(self.n_envs), 1, *[self.trusted] * 3)
+        everyone = Closed(torch.arange(self.n_envs), 1, self.trusted, self.trusted)
         newest = newest_steps(self.replay_buffer, everyone).at(0)
         self.trusted[self.thresholds.missed(surprise(self.world_model, newest))[0]] = 0
 
@@ -194,6 +197,7 @@ class PlanningMixin(DynaMixin):
         super()._setup_model()
         obs_size, action_size = self.world_model.obs_size, self.world_model.action_size
         self.thresholds = Thresholds().to(self.device)
+        self.turns = Turns(self.n_envs, self.device)
         self.configurator = Configurator(
             self.n_envs,
             self.horizon,
@@ -224,7 +228,7 @@ class PlanningMixin(DynaMixin):
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
-        self.turns = Turns(self.n_envs, self.device)
+        self.turns.begin(self.n_envs, self.device)
 
     def extra_state(self) -> dict[str, Any]:
         """As ever, with what is promised and not yet known, what the detectors heard, and the plans made."""

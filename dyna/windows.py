@@ -20,7 +20,6 @@ class Closed(NamedTuple):
     length: int  # steps; fewer than the horizon where an episode ended
     planned: Tensor  # [W] J_plan
     policy: Tensor  # [W] J_pi; NaN where no plan was made
-    actor: Tensor  # [W] who began it, of `turns`
 
 
 class Windows:
@@ -31,16 +30,15 @@ class Windows:
         self.age = torch.full((n_envs,), NONE)
         self.planned = torch.zeros(n_envs, device=device)
         self.policy = torch.zeros(n_envs, device=device)
-        self.actor = torch.zeros(n_envs, dtype=torch.int64, device=device)
 
     def waiting(self) -> Tensor:
         """The environments [W] in which none is under way."""
         return (self.age == NONE).nonzero().squeeze(1)
 
-    def begin(self, envs: Tensor, planned: Tensor, policy: Tensor, actor: Tensor) -> None:
-        """Windows in some environments [W], with what is promised of them [W], and who begins them [W]."""
+    def begin(self, envs: Tensor, planned: Tensor, policy: Tensor) -> None:
+        """Windows in some environments [W], with what is promised of them [W]."""
         self.age[envs.cpu()] = 0
-        self.planned[envs], self.policy[envs], self.actor[envs] = planned, policy, actor
+        self.planned[envs], self.policy[envs] = planned, policy
 
     def advance(self, done: Tensor) -> list[Closed]:
         """One more step of every environment, with which some episodes ended (bool [n_envs]); what it closes."""
@@ -49,7 +47,7 @@ class Windows:
         closed = []
         for length in sorted(set(self.age[ended].tolist())):
             envs = (ended & (self.age == length)).nonzero().squeeze(1)
-            closed.append(Closed(envs, length, self.planned[envs], self.policy[envs], self.actor[envs]))
+            closed.append(Closed(envs, length, self.planned[envs], self.policy[envs]))
         self.age[ended] = NONE
         return closed
 
@@ -59,7 +57,7 @@ class Windows:
 
     def state_dict(self) -> dict[str, Any]:
         """What is under way."""
-        return {name: getattr(self, name) for name in ("age", "planned", "policy", "actor")}
+        return {"age": self.age, "planned": self.planned, "policy": self.policy}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

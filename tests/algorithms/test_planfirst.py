@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from dyna import cli, forgetting, turns
+from dyna import cli, forgetting
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.allowances import Gated
@@ -20,7 +20,6 @@ from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.runs import Run
 from dyna.train import train
-from dyna.turns import EXPLORER, PLANS, POLICY
 from dyna.world_model import EnsembleSettings
 from tests.probes import ProbeEnv, TerminationEnv
 
@@ -271,37 +270,64 @@ def test_a_policy_alone_makes_no_plan() -> None:
     np.testing.assert_allclose(action, 2 * agent.reply(torch.as_tensor(OBS)).numpy(), rtol=1e-5)
 
 
+@pytest.fixture
+def turning(monkeypatch: pytest.MonkeyPatch) -> PlanFirst:
+    """Plans and policy act in short turns in two environments, and every second is compared."""
+    for name, value in {"STEPS": 6, "AUDITED": 0.5, "FEWEST": 2}.items():
+        monkeypatch.setattr(f"dyna.turns.{name}", value)
+    agent = PlanFirst(env=make_vec_env(lambda: gym.make("Pendulum-v1"), 2), **{**TINY, "acting": "turns", "horizon": 3})
+    agent.teach = lambda updates, batch_size: None  # type: ignore[method-assign]
+    return agent
+
+
 @pytest.mark.parametrize("better", [True, False])
-def test_in_turns_the_better_one_acts_and_plays(better: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "turns"})
-    known, remembered = agent.configurator, agent.configurator.outcomes.add
+def test_in_turns_what_does_better_is_what_plays(better: bool, turning: PlanFirst) -> None:
+    note = turning.turns.note
 
-    def told(**rows: torch.Tensor) -> None:  # plans bring 10 more than the policy, or less
-        remembered(**{**rows, "earned": rows["earned"] + 10.0 * (rows["actor"] == PLANS) * (1 if better else -1)})
+    def told(envs: torch.Tensor, beyond: torch.Tensor) -> None:  # plans bring 10 more than the policy, or less
+        note(envs, 10.0 * (turning.turns.planned[envs] == better).float())
 
-    monkeypatch.setattr(known.outcomes, "add", told)
-    monkeypatch.setattr(turns, "STEPS", 6)
-    assert agent.thresholds.belief.isnan()
-    agent.learn(600)
-    steps = sum(agent.decided.values())
-    assert (agent.decided["planned"] > 0.55 * steps) == better and (agent.decided["reacted"] > 0.55 * steps) != better
-    assert (float(agent.thresholds.belief) > 0.9) == better and (float(agent.thresholds.belief) < 0.1) != better
+    turning.turns.note = told  # type: ignore[method-assign]
+    assert turning.thresholds.lead.isnan() and not turning.is_confident(torch.as_tensor(OBS)).any()  # plans by default
+    turning.learn(600)
+    assert turning.thresholds.lead == float(better)
+    reacts = turning.is_confident(torch.as_tensor(OBS))
+    assert torch.equal(reacts, torch.full((2,), not better))
+    counts, steps = turning.decided, sum(turning.decided.values())
+    assert counts["followed"] == 0 and (counts["planned"] > steps / 2) == better
     obs = torch.as_tensor(OBS)
-    response = agent.respond(obs, torch.zeros(2, agent.horizon, 1), True, torch.Generator().manual_seed(0))
+    response = turning.respond(obs, torch.zeros(2, turning.horizon, 1), True, torch.Generator().manual_seed(0))
     assert response is not None
-    assert torch.equal(response[0], agent.reply(obs)) != better
-    assert (float(response[1].abs().sum()) > 0) == better
+    assert torch.equal(response[0], turning.reply(obs)) != better
 
 
-def test_the_policy_has_noise_in_half_of_its_turns_alone() -> None:
-    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "acting": "turns"}).learn(70)
-    obs, acted = torch.as_tensor(OBS[:1]), {}
-    for actor in (POLICY, EXPLORER):
-        agent.turns.actor[:], agent.turns.left[:], agent.trusted[:] = actor, 10, 0
-        acted[actor] = agent.act(obs)
-    assert torch.equal(acted[POLICY], agent.reply(obs))
-    assert not torch.equal(acted[EXPLORER], agent.reply(obs))
-    assert not torch.equal(acted[EXPLORER], agent.react(obs))
+def test_in_audited_turns_an_agent_acts_as_it_plays(turning: PlanFirst) -> None:
+    turning.learn(80)
+    obs = torch.as_tensor(OBS)
+    turning.turns.left[:], turning.trusted[:] = 10, 0
+    for planned in (True, False):
+        turning.turns.planned[:], turning.turns.noisy[:] = planned, torch.tensor([True, False])
+        turning.warm_start[:] = 0.0
+        plan = turning.plan(obs, turning.warm_start, same_draws(turning))
+        acted = turning.act(obs)
+        quiet = plan.actions[:, 0] if planned else turning.reply(obs)
+        assert torch.equal(acted[1], quiet[1]) and not torch.equal(acted[0], quiet[0])
+
+
+def same_draws(agent: PlanFirst) -> torch.Generator:
+    """A generator that is where the agent's will be when it plans."""
+    rng = torch.Generator().manual_seed(0)
+    rng.set_state(agent.rng.get_state())
+    torch.randn(2, 1, generator=rng)
+    return rng
+
+
+def test_what_came_of_turns_is_known_when_learning_goes_on(turning: PlanFirst) -> None:
+    turning.learn(300)
+    known = [ring.size for ring in turning.turns.audited]
+    assert min(known) >= 2
+    turning.learn(2)
+    assert [ring.size for ring in turning.turns.audited] == known
 
 
 def sure(agent: PlanFirst) -> PlanFirst:

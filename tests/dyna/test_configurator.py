@@ -15,7 +15,6 @@ from dyna.calibration import Thresholds
 from dyna.configurator import CRITIC, Configurator, metrics_of
 from dyna.packed import PackedReplayBuffer
 from dyna.plan_model import PlanModel
-from dyna.turns import EXPLORER, PLANS
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
@@ -77,7 +76,7 @@ def watched(known: tuple[GaussianEnsemble, Transitions], what: World, steps: int
     for _ in range(steps):
         envs, plans = configurator.windows.waiting(), torch.zeros(1, H, 1)
         if len(envs):
-            configurator.promise(planner, envs, torch.as_tensor(obs)[None], plans, plans + 0.1, torch.tensor([PLANS]))
+            configurator.promise(planner, envs, torch.as_tensor(obs)[None], plans, plans + 0.1)
         action = draw.uniform(-1, 1)
         next_obs, reward, end = what(obs, action, draw)
         replay.add(obs[None], next_obs[None], np.array([[action]]), np.array([reward]), np.array([end]), [{}])
@@ -138,9 +137,7 @@ def test_one_outcome_that_misses_by_a_whole_return_is_an_alarm(known: tuple[Gaus
     for fall, raised in ((1.0, []), (-100.0, [CRITIC])):
         replay, configurator = empty(), Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
         configurator.freeze(model, data)
-        configurator.promise(
-            PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans + 0.1, torch.tensor([PLANS])
-        )
+        configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans + 0.1)
         live(replay, H, lambda obs, action, rng, fall=fall: (obs, fall, True), seed=0)
         (closed,) = configurator.windows.advance(torch.tensor([True]))
         verdict = configurator.judge(model, replay, closed, torch.Generator().manual_seed(0))
@@ -164,7 +161,7 @@ def test_where_the_policy_acts_there_is_no_gap_to_be_seen(known: tuple[GaussianE
     configurator = Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
     configurator.freeze(model, data)
     none = torch.full_like(plans, torch.nan)
-    configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), none, plans, torch.tensor([EXPLORER]))
+    configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), none, plans)
     for end in live(replay, H, world, seed=9):
         closed = configurator.windows.advance(torch.tensor([end]))
     verdict = configurator.judge(model, replay, closed[0], torch.Generator().manual_seed(0))
