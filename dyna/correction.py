@@ -50,9 +50,10 @@ class CorrectionMixin(PlanningMixin):
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan, where it is looked for; what it
         promises and what comes of it hold their value in any case.
-    :param acting: Plan at every step (plan), in turns with the policy, and play what does better (turns), plan only
-        where the policy is not sure of itself (confident), or never (policy).
-    :param audit: Share of the states in which the policy is sure and a plan is made all the same, to measure the gap.
+    :param acting: Plan at every step (plan), with turns in which plans and policy are compared, of which the better is
+        what plays (audited), only where the policy is not sure of itself (confident), or never (policy).
+    :param audit: With audited, share of the turns that are compared; with confident, share of the states in which the
+        policy is sure and a plan is made all the same, to measure the gap.
     :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
     :param learner: What RL updates are made: always all, as far as a gate is open (gated), or as controls a constant
         share of them or bursts at random.
@@ -87,7 +88,7 @@ class CorrectionMixin(PlanningMixin):
         pessimism: float = 0.5,
         terminal_value: bool = True,
         acting: Acting = "plan",
-        audit: float = 0.1,
+        audit: float = 0.2,
         follow: int = 1,
         learner: Kind = "always",
         opening: int = 500,
@@ -136,9 +137,9 @@ class CorrectionMixin(PlanningMixin):
     def is_confident(self, obs: Tensor) -> Tensor:
         """Where Mode-1 may act alone, bool [B]: members and critics agree, and plans promise no more than it.
 
-        Where they act in turns, that is everywhere, or nowhere.
+        Where plans and policy are audited, that is everywhere or nowhere.
         """
-        if self.acting == "turns":
+        if self.acting == "audited":
             return (self.thresholds.lead < 0.5).expand(len(obs))
         if self.acting != "confident":
             return torch.full((len(obs),), self.acting == "policy", device=obs.device)
@@ -192,7 +193,7 @@ class CorrectionMixin(PlanningMixin):
                 self.changed_at |= {name: suspected[name] for name in heads}
                 self.forgot += 1
                 self.configurator.forget()
-                self.turns.forget()
+                self.audits.forget()
                 self.thresholds.lead.fill_(math.nan)
                 log.info("%s: the world changed about step %d", " and ".join(heads), suspected[heads[0]])
         super().fit_world_model()

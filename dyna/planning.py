@@ -15,6 +15,7 @@ from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
 from dyna import fitting
+from dyna.audits import Audits
 from dyna.base import DynaMixin
 from dyna.calibration import Thresholds, surprise
 from dyna.configurator import Configurator, Verdict
@@ -24,10 +25,9 @@ from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.restarts import DROPPED
 from dyna.rings import Ring
-from dyna.turns import Turns
 from dyna.windows import Closed, Windows, newest_steps
 
-Acting = Literal["plan", "turns", "confident", "policy"]
+Acting = Literal["plan", "audited", "confident", "policy"]
 
 REMEMBERED_PLANS = 2_000
 
@@ -40,13 +40,13 @@ class PlanningMixin(DynaMixin):
     one-hot ones, which the policy's `unscale_action` makes numbers of.
     """
 
-    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans", "turns")
+    stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans", "audits")
     """Attributes with a state_dict, which checkpoints hold."""
     policy: ForesightMixin
     acting: Acting
     horizon: int  # steps of a plan
     follow: int  # steps for which a plan is followed at most
-    audit: float  # share of states in which the policy is sure and a plan is made all the same
+    audit: float  # share of turns that are audited, or of states in which the policy is sure and a plan is made
     pooled: bool  # one detector for all parts
     centred: bool  # only what differs from the critics' residual everywhere is their error
     gamma: float
@@ -54,7 +54,7 @@ class PlanningMixin(DynaMixin):
     alarmed_at: int  # step of the last alarm
     warm_start: Tensor  # [n_envs, H, A] what the next plans start from
     trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
-    turns: Turns  # of plans and of the policy, where they act in turns
+    audits: Audits  # of plans and of the policy
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
 
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
@@ -108,7 +108,7 @@ class PlanningMixin(DynaMixin):
         follows = self.trusted > 0
         reacts = self._reacts(obs) & ~follows
         thinks = (~follows & ~reacts).nonzero().squeeze(1)
-        quiet = ~self.turns.noisy
+        quiet = ~self.audits.noisy
         action, after = self.react(obs, noise), shifted(self.warm_start)
         if quiet.any():
             action[quiet] = self.reply(obs[quiet])
@@ -130,9 +130,9 @@ class PlanningMixin(DynaMixin):
 
     def _reacts(self, obs: Tensor) -> Tensor:
         """Where the policy acts if no plan is followed: [n_envs, S] -> bool [n_envs]."""
-        if self.acting == "turns":
-            self.turns.take(self.configurator.windows.waiting(), float(self.thresholds.lead), self.rng)
-            return ~self.turns.planned
+        if self.acting == "audited":
+            self.audits.take(self.configurator.windows.waiting(), self.rng)
+            return ~self.audits.planned
         reacts = self.is_confident(obs)
         if self.acting == "confident":
             reacts &= torch.rand(len(obs), generator=self.rng, device=self.device) >= self.audit
@@ -163,7 +163,7 @@ class PlanningMixin(DynaMixin):
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
         action = self.act(obs).cpu().numpy()
         if action_noise is not None:
-            noisy = self.turns.noisy[:, None].cpu().numpy()
+            noisy = self.audits.noisy[:, None].cpu().numpy()
             action = np.where(noisy, np.clip(action + action_noise(), -1.0, 1.0), action)
         chosen = self.policy.unscale_action(action)
         return chosen, action if isinstance(self.action_space, spaces.Box) else chosen  # what replay takes, as SB3
@@ -180,11 +180,11 @@ class PlanningMixin(DynaMixin):
             if verdict.alarms:
                 self.alarmed_at = self.num_timesteps
             self.correct(verdict)
-            self.turns.note(closed.envs, verdict.account.critic)
+            self.audits.note(closed.envs, verdict.account.critic)
         if self.trusted.any():
             self._distrust()
-        if self.turns.advance(done):
-            self.thresholds.lead.fill_(self.turns.lead())
+        if self.audits.advance(done):
+            self.thresholds.lead.fill_(self.audits.lead())
             self.logger.record("planfirst/lead", float(self.thresholds.lead))
 
     def _distrust(self) -> None:
@@ -197,7 +197,7 @@ class PlanningMixin(DynaMixin):
         super()._setup_model()
         obs_size, action_size = self.world_model.obs_size, self.world_model.action_size
         self.thresholds = Thresholds().to(self.device)
-        self.turns = Turns(self.n_envs, self.device)
+        self.audits = Audits(self.n_envs, self.audit, self.device)
         self.configurator = Configurator(
             self.n_envs,
             self.horizon,
@@ -228,7 +228,7 @@ class PlanningMixin(DynaMixin):
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
-        self.turns.begin(self.n_envs, self.device)
+        self.audits.begin(self.n_envs, self.device)
 
     def extra_state(self) -> dict[str, Any]:
         """As ever, with what is promised and not yet known, what the detectors heard, and the plans made."""

@@ -66,9 +66,9 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "n_envs": 2,
     },
-    "planfirst, discrete actions, in turns": {
+    "planfirst, discrete actions, audited": {
         "algo": "planfirst",
-        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, "acting": "turns"},
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, "acting": "audited"},
         "env": "CartPole-v1",
     },
     "planfirst, discrete actions, gated, two environments": {

@@ -249,7 +249,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"update_ratio": -1.0}, r"update_ratio must be in \[0, 1\], got -1.0"),
         ({"pessimism": float("nan")}, "pessimism must be a finite number, got nan"),
         ({"learner": "gatd"}, "learner must be always, constant, random or gated, got 'gatd'"),
-        ({"acting": "confidnt"}, "acting must be plan, turns, confident or policy, got 'confidnt'"),
+        ({"acting": "confidnt"}, "acting must be plan, audited, confident or policy, got 'confidnt'"),
         ({"temperature": 0.0}, "temperature must be finite and above 0, got 0.0"),
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"realised_share": 1.0}, "realised_share must be a share below 1, got 1.0"),
@@ -271,46 +271,49 @@ def test_a_policy_alone_makes_no_plan() -> None:
 
 
 @pytest.fixture
-def turning(monkeypatch: pytest.MonkeyPatch) -> PlanFirst:
-    """Plans and policy act in short turns in two environments, and every second is compared."""
-    for name, value in {"STEPS": 6, "AUDITED": 0.5, "FEWEST": 2}.items():
-        monkeypatch.setattr(f"dyna.turns.{name}", value)
-    agent = PlanFirst(env=make_vec_env(lambda: gym.make("Pendulum-v1"), 2), **{**TINY, "acting": "turns", "horizon": 3})
+def audited(monkeypatch: pytest.MonkeyPatch) -> PlanFirst:
+    """Turns are short, and every second is audited."""
+    for name, value in {"STEPS": 6, "FEWEST": 2}.items():
+        monkeypatch.setattr(f"dyna.audits.{name}", value)
+    agent = PlanFirst(
+        env=make_vec_env(lambda: gym.make("Pendulum-v1"), 2),
+        **{**TINY, "acting": "audited", "audit": 0.5, "horizon": 3},
+    )
     agent.teach = lambda updates, batch_size: None  # type: ignore[method-assign]
     return agent
 
 
 @pytest.mark.parametrize("better", [True, False])
-def test_in_turns_what_does_better_is_what_plays(better: bool, turning: PlanFirst) -> None:
-    note = turning.turns.note
+def test_what_does_better_in_audits_is_what_plays(better: bool, audited: PlanFirst) -> None:
+    note = audited.audits.note
 
     def told(envs: torch.Tensor, beyond: torch.Tensor) -> None:  # plans bring 10 more than the policy, or less
-        note(envs, 10.0 * (turning.turns.planned[envs] == better).float())
+        note(envs, 10.0 * (audited.audits.planned[envs] == better).float())
 
-    turning.turns.note = told  # type: ignore[method-assign]
-    assert turning.thresholds.lead.isnan() and not turning.is_confident(torch.as_tensor(OBS)).any()  # plans by default
-    turning.learn(600)
-    assert turning.thresholds.lead == float(better)
-    reacts = turning.is_confident(torch.as_tensor(OBS))
+    audited.audits.note = told  # type: ignore[method-assign]
+    assert audited.thresholds.lead.isnan() and not audited.is_confident(torch.as_tensor(OBS)).any()  # plans by default
+    audited.learn(600)
+    assert audited.thresholds.lead == float(better)
+    reacts = audited.is_confident(torch.as_tensor(OBS))
     assert torch.equal(reacts, torch.full((2,), not better))
-    counts, steps = turning.decided, sum(turning.decided.values())
-    assert counts["followed"] == 0 and (counts["planned"] > steps / 2) == better
+    counts, steps = audited.decided, sum(audited.decided.values())
+    assert counts["followed"] == 0 and counts["reacted"] == pytest.approx(steps / 4, rel=0.2)  # half of the audits
     obs = torch.as_tensor(OBS)
-    response = turning.respond(obs, torch.zeros(2, turning.horizon, 1), True, torch.Generator().manual_seed(0))
+    response = audited.respond(obs, torch.zeros(2, audited.horizon, 1), True, torch.Generator().manual_seed(0))
     assert response is not None
-    assert torch.equal(response[0], turning.reply(obs)) != better
+    assert torch.equal(response[0], audited.reply(obs)) != better
 
 
-def test_in_audited_turns_an_agent_acts_as_it_plays(turning: PlanFirst) -> None:
-    turning.learn(80)
+def test_in_audits_an_agent_acts_as_it_plays(audited: PlanFirst) -> None:
+    audited.learn(80)
     obs = torch.as_tensor(OBS)
-    turning.turns.left[:], turning.trusted[:] = 10, 0
+    audited.audits.left[:], audited.trusted[:] = 10, 0
     for planned in (True, False):
-        turning.turns.planned[:], turning.turns.noisy[:] = planned, torch.tensor([True, False])
-        turning.warm_start[:] = 0.0
-        plan = turning.plan(obs, turning.warm_start, same_draws(turning))
-        acted = turning.act(obs)
-        quiet = plan.actions[:, 0] if planned else turning.reply(obs)
+        audited.audits.planned[:], audited.audits.noisy[:] = planned, torch.tensor([True, False])
+        audited.warm_start[:] = 0.0
+        plan = audited.plan(obs, audited.warm_start, same_draws(audited))
+        acted = audited.act(obs)
+        quiet = plan.actions[:, 0] if planned else audited.reply(obs)
         assert torch.equal(acted[1], quiet[1]) and not torch.equal(acted[0], quiet[0])
 
 
@@ -322,12 +325,12 @@ def same_draws(agent: PlanFirst) -> torch.Generator:
     return rng
 
 
-def test_what_came_of_turns_is_known_when_learning_goes_on(turning: PlanFirst) -> None:
-    turning.learn(300)
-    known = [ring.size for ring in turning.turns.audited]
+def test_what_came_of_audits_is_known_when_learning_goes_on(audited: PlanFirst) -> None:
+    audited.learn(300)
+    known = [ring.size for ring in audited.audits.known]
     assert min(known) >= 2
-    turning.learn(2)
-    assert [ring.size for ring in turning.turns.audited] == known
+    audited.learn(2)
+    assert [ring.size for ring in audited.audits.known] == known
 
 
 def sure(agent: PlanFirst) -> PlanFirst:
