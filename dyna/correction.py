@@ -52,8 +52,9 @@ class CorrectionMixin(PlanningMixin):
         promises and what comes of it hold their value in any case.
     :param acting: Plan at every step (plan), with turns in which plans and policy are compared, of which the better is
         what plays (audited), only where the policy is not sure of itself (confident), or never (policy).
-    :param audit: With audited, share of the turns that are compared; with confident, share of the states in which the
-        policy is sure and a plan is made all the same, to measure the gap.
+    :param audit: With audited, share of the turns of at most 100 steps that are compared, five of each before plans or
+        policy are believed to be better; with confident, share of the states in which the policy is sure and a plan is
+        made all the same, to measure the gap.
     :param follow: Steps for which a plan is followed while what it leads to stays in the predicted set.
     :param learner: What RL updates are made: always all, as far as a gate is open (gated), or as controls a constant
         share of them or bursts at random.
@@ -255,6 +256,7 @@ class CorrectionMixin(PlanningMixin):
             "refits_on_alarm": self.refits_on_alarm,
             "forgot": self.forgot,
             "gate": self.allowance.gate.share,
+            **({} if self.thresholds.lead.isnan() else {"lead": float(self.thresholds.lead)}),
         }
 
     def ledger(self) -> dict[str, Any]:
@@ -263,6 +265,8 @@ class CorrectionMixin(PlanningMixin):
         planned, spent = (f"{100 * totals[name]:.0f} %" for name in ("steps_planned", "rl_of_always_on"))
         refits = f"{self.refits_on_alarm} model refit{'s' * (self.refits_on_alarm != 1)} on alarm"
         words = f"planned {planned} of steps, {spent} of always-on's RL updates, {refits}"
+        if self.acting == "audited":
+            words += f", plays by {self.audits.in_words()}"
         if self.world_model.version == 0:
             words = f"nothing was planned or learned: the first learning_starts={self.learning_starts} steps are random"
         return {"in_words": words, **totals, **self.configurator.metrics()}

@@ -105,6 +105,8 @@ class PlanningMixin(DynaMixin):
     def act(self, obs: Tensor) -> Tensor:
         """Plan, follow the plan that there is, or react in each environment: [n_envs, S] -> [n_envs, A]."""
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=self.device)
+        if self.acting == "audited":  # a window that holds no decision would be nobody's, and with it a fall
+            self.trusted[self.configurator.windows.waiting().to(self.device)] = 0
         follows = self.trusted > 0
         reacts = self._reacts(obs) & ~follows
         thinks = (~follows & ~reacts).nonzero().squeeze(1)
@@ -185,7 +187,6 @@ class PlanningMixin(DynaMixin):
             self._distrust()
         if self.audits.advance(done):
             self.thresholds.lead.fill_(self.audits.lead())
-            self.logger.record("planfirst/lead", float(self.thresholds.lead))
 
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""

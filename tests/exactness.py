@@ -66,10 +66,17 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "n_envs": 2,
     },
-    "planfirst, discrete actions, audited": {
+    "planfirst, discrete actions": {
         "algo": "planfirst",
-        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, "acting": "audited"},
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI},
         "env": "CartPole-v1",
+    },
+    "planfirst, discrete actions, audited, two environments": {
+        "algo": "planfirst",
+        "hyperparameters": {**NET, **DYNA, "world_model": MODEL, **MPPI, "acting": "audited", "audit": 0.9},
+        "env": "CartPole-v1",
+        "n_envs": 2,
+        "steps": 500,
     },
     "planfirst, discrete actions, gated, two environments": {
         "algo": "planfirst",

@@ -297,7 +297,7 @@ def test_what_does_better_in_audits_is_what_plays(better: bool, audited: PlanFir
     reacts = audited.is_confident(torch.as_tensor(OBS))
     assert torch.equal(reacts, torch.full((2,), not better))
     counts, steps = audited.decided, sum(audited.decided.values())
-    assert counts["followed"] == 0 and counts["reacted"] == pytest.approx(steps / 4, rel=0.2)  # half of the audits
+    assert counts["followed"] == 0 and counts["reacted"] == pytest.approx(steps / 4, rel=0.5)  # half of the audits
     obs = torch.as_tensor(OBS)
     response = audited.respond(obs, torch.zeros(2, audited.horizon, 1), True, torch.Generator().manual_seed(0))
     assert response is not None
@@ -315,6 +315,29 @@ def test_in_audits_an_agent_acts_as_it_plays(audited: PlanFirst) -> None:
         acted = audited.act(obs)
         quiet = plan.actions[:, 0] if planned else audited.reply(obs)
         assert torch.equal(acted[1], quiet[1]) and not torch.equal(acted[0], quiet[0])
+
+
+def test_every_step_of_an_audit_is_in_a_window_even_where_plans_are_followed() -> None:
+    how = {"acting": "audited", "audit": 1.0, "horizon": 5, "follow": 4, "model_every": 10**6}
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, **how})
+    agent.teach = lambda updates, batch_size: None  # type: ignore[method-assign]
+    agent.learn(61)
+    for _ in range(130):
+        agent.learn(1, reset_num_timesteps=False)
+        assert agent.configurator.windows.age[0] == ((agent.num_timesteps - 61) % 5 or -1)
+    assert agent.decided["followed"] > 0 and agent.decided["reacted"] > 0
+
+
+def test_a_run_says_whether_plans_or_the_policy_plays(audited: PlanFirst) -> None:
+    assert "plays" not in PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(62).ledger()["in_words"]
+    words = audited.learn(62).ledger()["in_words"]
+    assert words.endswith(", plays by plans, until 2 audits of plans and of the policy are there")
+    assert "lead" not in audited.totals()
+    for planned, ring in enumerate(audited.audits.known):
+        ring.add(outcome=torch.tensor([[-float(planned), 1.0]] * 2))
+    assert audited.ledger()["in_words"].endswith(", plays by the policy, by 2 audits of plans and 2 of the policy")
+    audited.thresholds.lead.fill_(0.0)
+    assert audited.totals()["lead"] == 0.0
 
 
 def same_draws(agent: PlanFirst) -> torch.Generator:
@@ -478,7 +501,11 @@ def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytes
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     monkeypatch.setattr(forgetting, "outdated", lambda *what, **how: [False, True, True])
     agent.suspected = {"dynamics": 60, "reward": 50}
+    agent.thresholds.lead.fill_(0.2)
+    agent.audits.known[0].added = 5
+    agent.audits.outcome[:] = 1.0
     agent.learn(1, reset_num_timesteps=False)
+    assert agent.thresholds.lead.isnan() and agent.audits.known[0].size == 0 and (agent.audits.outcome[:, 1] <= 1).all()
     assert agent.changed_at == {"reward": 50} and not agent.suspected and agent.ledger()["forgot"] == 1
     lessons = agent.lessons(121)
     assert lessons is not None and lessons.sum(0).tolist() == [121.0, 71.0, 121.0] and lessons[50:].all()
