@@ -7,6 +7,7 @@ better. Outcomes of both can (docs/planfirst.md).
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ KEPT = 10
 FEWEST = 5
 """Audits of each without which they are not compared: with one environment and a share of a fifth 5,000 steps where
 episodes are long, for a turn of STEPS is one audit at most."""
-OWN = ("left", "planned", "noisy", "outcome", "first", "last")  # attributes of a state
+OWN = ("left", "planned", "noisy", "outcome")  # tensors of a state
 
 
 class Audits:
@@ -37,8 +38,7 @@ class Audits:
     def __init__(self, n_envs: int, share: float, device: torch.device | str = "cpu") -> None:
         self.share = share
         self.known = [Ring(KEPT, {"outcome": 2}, device) for _ in range(2)]  # the policy's audits, and those of plans
-        self.first = torch.ones((), dtype=torch.bool)  # whether the next audit is the first of a pair
-        self.last = torch.ones((), dtype=torch.bool)  # whether plans had the last one
+        self.due: bool | None = None  # whether plans have the second audit of a pair; None where a first one is next
         self.begin(n_envs, device)
 
     def begin(self, n_envs: int, device: torch.device | str = "cpu") -> None:
@@ -100,20 +100,23 @@ class Audits:
     def state_dict(self) -> dict[str, Any]:
         """Whose turn it is, for how long, and what came of audits."""
         own = {name: getattr(self, name) for name in OWN}
-        return {**own, "known": [ring.state_dict() for ring in self.known]}
+        return {**own, "due": self.due, "known": [ring.state_dict() for ring in self.known]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         for name in OWN:
             getattr(self, name).copy_(state[name])
+        self.due = state["due"]
         for ring, saved in zip(self.known, state["known"], strict=True):
             ring.load_state_dict(saved)
 
     def _whose(self, coin: float) -> bool:
         """Whether plans have the audit that begins: of a pair the first by a coin in [0, 1), then the other."""
-        self.last.fill_(coin < 0.5 if self.first else not self.last)
-        self.first.logical_not_()
-        return bool(self.last)
+        if self.due is None:
+            planned, self.due = coin < 0.5, coin >= 0.5
+        else:
+            planned, self.due = self.due, None
+        return planned
 
 
 def likely_greater(ours: Tensor, theirs: Tensor) -> float:
@@ -124,7 +127,7 @@ def likely_greater(ours: Tensor, theirs: Tensor) -> float:
     """
     (mean, variance), (other, its_variance) = _ratio(ours), _ratio(theirs)
     error = math.sqrt(variance + its_variance)
-    return 0.5 * (1.0 + math.erf((mean - other) / (math.sqrt(2.0) * error))) if error else float(mean >= other)
+    return NormalDist(0.0, error).cdf(mean - other) if error else float(mean >= other)
 
 
 def _ratio(turns: Tensor) -> tuple[float, float]:

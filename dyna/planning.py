@@ -105,15 +105,15 @@ class PlanningMixin(DynaMixin):
     def act(self, obs: Tensor) -> Tensor:
         """Plan, follow the plan that there is, or react in each environment: [n_envs, S] -> [n_envs, A]."""
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=self.device)
-        if self.acting == "audited":  # a window that holds no decision would be nobody's, and with it a fall
-            self.trusted[self.configurator.windows.waiting().to(self.device)] = 0
+        reacts = self._left_to_policy(obs)
         follows = self.trusted > 0
-        reacts = self._reacts(obs) & ~follows
+        reacts = reacts & ~follows
         thinks = (~follows & ~reacts).nonzero().squeeze(1)
         quiet = ~self.audits.noisy
+        replies = quiet & reacts
         action, after = self.react(obs, noise), shifted(self.warm_start)
-        if quiet.any():
-            action[quiet] = self.reply(obs[quiet])
+        if replies.any():
+            action[replies] = self.reply(obs[replies])
         action[follows] = self.warm_start[follows, 0]
         after[reacts] = 0.0
         intended = torch.full_like(after, torch.nan)
@@ -130,10 +130,12 @@ class PlanningMixin(DynaMixin):
             self.decided[name] += count
         return action
 
-    def _reacts(self, obs: Tensor) -> Tensor:
-        """Where the policy acts if no plan is followed: [n_envs, S] -> bool [n_envs]."""
+    def _left_to_policy(self, obs: Tensor) -> Tensor:
+        """Where the policy acts if no plan is followed: [n_envs, S] -> bool [n_envs]. An audit makes its own."""
         if self.acting == "audited":
-            self.audits.take(self.configurator.windows.waiting(), self.rng)
+            waiting = self.configurator.windows.waiting()
+            self.trusted[waiting.to(self.device)] = 0  # a step in no window would be nobody's, and with it a fall
+            self.audits.take(waiting, self.rng)
             return ~self.audits.planned
         reacts = self.is_confident(obs)
         if self.acting == "confident":

@@ -66,6 +66,12 @@ class FiveStepsEnv(ProbeEnv):
         return float(self.steps), self.steps == 5
 
 
+@pytest.fixture
+def untaught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Critics and policy stay as they were made."""
+    monkeypatch.setattr(DHMBPO, "train", lambda *args: None)
+
+
 @pytest.fixture(scope="module")
 def planner() -> PlanFirst:
     return PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(230)
@@ -105,11 +111,9 @@ def test_without_noise_mode_1_is_the_average_of_the_policy() -> None:
     assert not torch.equal(response[0], agent.react(obs))
 
 
+@pytest.mark.usefixtures("untaught")
 @pytest.mark.parametrize("recentre", [False, True])
-def test_what_counts_as_a_surprise_is_measured_with_the_critics_that_are_judged(
-    recentre: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(DHMBPO, "train", lambda *args: None)  # the critics stay as they are after the fit
+def test_what_counts_as_a_surprise_is_measured_with_the_critics_that_are_judged(recentre: bool) -> None:
     agent = PlanFirst(env=gym.make("Pendulum-v1"), recentre=recentre, **TINY).learn(61)
     assert agent.world_model.version == 1
     frozen = float(agent.thresholds.tau), float(agent.thresholds.bias)
@@ -177,20 +181,20 @@ def test_without_critics_a_plan_sees_its_own_steps_alone(planner: PlanFirst) -> 
     assert (without > -17 * 3).all() and not torch.allclose(with_critics, without)
 
 
+@pytest.mark.usefixtures("untaught")
 @pytest.mark.parametrize("terminal_value", [True, False])
 def test_a_plan_that_is_carried_out_was_promised_what_the_model_says_of_its_actions(terminal_value: bool) -> None:
-    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "follow": 3, "terminal_value": terminal_value})
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "seed": 2, "follow": 3, "terminal_value": terminal_value})
     verdicts: list[Any] = []
     agent.correct = verdicts.append  # type: ignore[method-assign]
     agent.draw = lambda plan, noise: plan.actions[:, 0]  # type: ignore[method-assign]
     agent._distrust = lambda: None  # type: ignore[method-assign]
-    agent.teach = lambda updates, batch_size: None  # type: ignore[method-assign]  # critics as they were
     agent.learn(100)
     assert len(verdicts) > 10
     for account in (verdict.account for verdict in verdicts):
         torch.testing.assert_close(account.replan, torch.zeros(1), atol=1e-3, rtol=0.0)
         torch.testing.assert_close(account.broken, account.model, atol=1e-3, rtol=0.0)
-    assert max(verdict.account.model.abs() for verdict in verdicts) > 1e-1
+        assert account.model.abs() > 1e-2
 
 
 def test_a_new_episode_starts_without_a_plan_and_without_a_window() -> None:
@@ -271,34 +275,33 @@ def test_a_policy_alone_makes_no_plan() -> None:
 
 
 @pytest.fixture
-def audited(monkeypatch: pytest.MonkeyPatch) -> PlanFirst:
+def audited(monkeypatch: pytest.MonkeyPatch, untaught: None) -> PlanFirst:
     """Turns are short, and every second is audited."""
     for name, value in {"STEPS": 6, "FEWEST": 2}.items():
         monkeypatch.setattr(f"dyna.audits.{name}", value)
     agent = PlanFirst(
         env=make_vec_env(lambda: gym.make("Pendulum-v1"), 2),
-        **{**TINY, "acting": "audited", "audit": 0.5, "horizon": 3},
+        **{**TINY, "acting": "audited", "audit": 0.5},
     )
-    agent.teach = lambda updates, batch_size: None  # type: ignore[method-assign]
     return agent
 
 
 @pytest.mark.parametrize("better", [True, False])
-def test_what_does_better_in_audits_is_what_plays(better: bool, audited: PlanFirst) -> None:
-    note = audited.audits.note
+def test_what_does_better_in_audits_is_what_plays(
+    better: bool, audited: PlanFirst, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, obs = audited.audits.note, torch.as_tensor(OBS)
 
     def told(envs: torch.Tensor, beyond: torch.Tensor) -> None:  # plans bring 10 more than the policy, or less
         note(envs, 10.0 * (audited.audits.planned[envs] == better).float())
 
-    audited.audits.note = told  # type: ignore[method-assign]
-    assert audited.thresholds.lead.isnan() and not audited.is_confident(torch.as_tensor(OBS)).any()  # plans by default
+    monkeypatch.setattr(audited.audits, "note", told)
+    assert audited.thresholds.lead.isnan() and not audited.is_confident(obs).any()  # plans by default
     audited.learn(600)
     assert audited.thresholds.lead == float(better)
-    reacts = audited.is_confident(torch.as_tensor(OBS))
-    assert torch.equal(reacts, torch.full((2,), not better))
+    assert torch.equal(audited.is_confident(obs), torch.full((2,), not better))
     counts, steps = audited.decided, sum(audited.decided.values())
     assert counts["followed"] == 0 and counts["reacted"] == pytest.approx(steps / 4, rel=0.5)  # half of the audits
-    obs = torch.as_tensor(OBS)
     response = audited.respond(obs, torch.zeros(2, audited.horizon, 1), True, torch.Generator().manual_seed(0))
     assert response is not None
     assert torch.equal(response[0], audited.reply(obs)) != better
@@ -317,10 +320,10 @@ def test_in_audits_an_agent_acts_as_it_plays(audited: PlanFirst) -> None:
         assert torch.equal(acted[1], quiet[1]) and not torch.equal(acted[0], quiet[0])
 
 
+@pytest.mark.usefixtures("untaught")
 def test_every_step_of_an_audit_is_in_a_window_even_where_plans_are_followed() -> None:
     how = {"acting": "audited", "audit": 1.0, "horizon": 5, "follow": 4, "model_every": 10**6}
     agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, **how})
-    agent.teach = lambda updates, batch_size: None  # type: ignore[method-assign]
     agent.learn(61)
     for _ in range(130):
         agent.learn(1, reset_num_timesteps=False)
