@@ -179,6 +179,10 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         self.policy.respond = self.respond
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1, 1)
 
+    def leave_episode(self, i: int) -> None:
+        """The running episode of environment i is left for a new one, which has no plan yet."""
+        self.warm_start[i] = 0.0
+
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         going_on = self._last_obs is not None
         result = super()._setup_learn(*args, **kwargs)

@@ -48,6 +48,11 @@ class Audits:
         self.noisy = torch.ones(n_envs, dtype=torch.bool, device=device)
         self.outcome = torch.zeros(n_envs, 2, device=device)  # of the turn: the sum over its windows, and their number
 
+    def leave(self, env: int) -> None:
+        """Leave the turn that is under way in one environment."""
+        self.left[env] = 0
+        self.outcome[env] = 0.0
+
     def take(self, waiting: Tensor, rng: torch.Generator) -> None:
         """Where no window is under way, in environments [W], the next turn begins if the last is over."""
         new = waiting[self.left[waiting] == 0]

@@ -226,6 +226,13 @@ class PlanningMixin(DynaMixin):
             self._forget_episodes()
         return result
 
+    def leave_episode(self, i: int) -> None:
+        """The running episode of environment i is left for a new one: nothing that was promised of it will come."""
+        self.warm_start[i] = 0.0
+        self.trusted[i] = 0
+        self.configurator.windows.drop(i)
+        self.audits.leave(i)
+
     def _forget_episodes(self) -> None:
         self.alarmed_at = -self.horizon - 1
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)

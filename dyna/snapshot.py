@@ -3,7 +3,8 @@
 It is taken, and put back, between two rollouts: at `on_rollout_start`, where SB3 holds no state in local variables.
 What is plain data among the algorithm's attributes is taken whatever its name; what else there is, is taken by kind. An
 algorithm that holds more (a model, buffers or generators of its own) returns it from `extra_state()` and takes it back
-in `load_extra_state(state)`.
+in `load_extra_state(state)`; one that holds something of the running episode of an environment, which a resumption
+may have to leave for a new one, drops it in `leave_episode(i)`.
 """
 
 from __future__ import annotations
@@ -217,6 +218,10 @@ def _put_environments(model: BaseAlgorithm, states: list[dict[str, Tree]]) -> li
 
 def _start_episode(model: BaseAlgorithm, i: int, obs: Any) -> None:
     """Put the first observation of a new episode where the algorithm expects the one that could not be reached."""
+    if hasattr(model, "leave_episode"):
+        model.leave_episode(i)
+    for noise in _noises(model)[i : i + 1]:
+        noise.reset()
     envs.monitors(model.get_env())[i].rewards = []  # type: ignore[arg-type]
     buffer = restarts.replay_of(model)
     if buffer is not None and (buffer.pos or buffer.full):

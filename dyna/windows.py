@@ -51,8 +51,8 @@ class Windows:
         self.age[ended] = NONE
         return closed
 
-    def drop(self, envs: Tensor | slice = slice(None)) -> None:
-        """Forget the windows of some environments, or all: their outcome would not be that of their promise."""
+    def drop(self, envs: Tensor | slice | int = slice(None)) -> None:
+        """Forget the windows of one environment, of some, or of all: their outcome would not be that of their promise."""
         self.age[envs] = NONE
 
     def state_dict(self) -> dict[str, Any]:
