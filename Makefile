@@ -36,7 +36,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 train: $(STAMP)
-	$(BIN)/dyna train --algo planfirst --env Pendulum-v1 --until -200 $(ARGS)
+	$(BIN)/dyna train --env Pendulum-v1 --until -200 $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)

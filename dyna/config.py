@@ -33,7 +33,7 @@ class RunConfig:
 
     env: str = _flag("Pendulum-v1", "ENV")
     """A Gymnasium id, `module:Id-v0` or `module:ClassName`; the current folder is importable."""
-    algo: str = _flag("mbpo", "ALGO")
+    algo: str = _flag("planfirst", "ALGO")
     """An algorithm's name; `dyna list algorithms` shows them."""
     steps: int = _flag(5_000, "STEPS", "-n", "--n-timesteps", on_resume=True)
     """Environment steps to train for, those before a resumption included."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyna import config, presets
+from dyna import config, presets, registry
 from dyna.config import RunConfig
 from dyna.errors import UserError
 
@@ -125,3 +125,7 @@ def test_numbers_may_be_written_as_people_write_them() -> None:
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().steps = 3  # type: ignore[misc]
+
+
+def test_the_default_algorithm_takes_continuous_and_discrete_actions() -> None:
+    assert {"Box", "Discrete"} <= set(registry.action_spaces(*registry.classes(RunConfig().algo)))
