@@ -72,6 +72,7 @@ class DHMBPO(DynaMixin, SAC):
     :param termination_fn: Exact end (obs, action in [-1, 1], next_obs) -> bool [B]; without one it is learned.
     """
 
+    lives_by_model = True
     policy_aliases = {"MlpPolicy": BoundedSACPolicy}
     policy: BoundedSACPolicy
     critic: BoundedCritic  # type: ignore[assignment]
@@ -108,10 +109,6 @@ class DHMBPO(DynaMixin, SAC):
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
         if mask not in get_args(Mask):
             raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
-        if batch_size < world_model.members:
-            raise UserError(
-                f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
-            )
         self.model_every, self.model_growth, self.dream_every = model_every, model_growth, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.return_lambda, self.curiosity = return_lambda, curiosity
@@ -126,6 +123,10 @@ class DHMBPO(DynaMixin, SAC):
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
+        if batch_size < world_model.members:
+            raise UserError(
+                f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
+            )
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]  # None while SB3 loads
@@ -147,30 +148,41 @@ class DHMBPO(DynaMixin, SAC):
             numbers = self.world_model.obs_size + self.world_model.action_size
             self.learning_starts = min(STARTS_PER_NUMBER * numbers, MOST_STARTS)
             self._derives_starts = False  # what is loaded later may be told another number
+            self._refuse_short_memory()
 
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""
         first = self.world_model.version == 0
         if self.is_fit_due():
-            self.fit_world_model()
-            self._set_units()
-        if self._fitted_at is None:
-            return
-        if first:  # the random steps had no updates yet
-            gradient_steps = max(gradient_steps, self.num_timesteps)
+            self.refit()
+        if self._fitted_at is not None:  # the random steps had no updates yet
+            self.teach(max(gradient_steps, self.num_timesteps) if first else gradient_steps, batch_size)
+
+    def refit(self) -> None:
+        """Fit the world model; the policy sees in its units, and critics know the range of returns."""
+        self.fit_world_model()
+        model, size = self.world_model, self.world_model.obs_size
+        self.policy.standardise(model.x_mean[:size], model.x_std[:size])
+        scale = self._value_scale(self.replay_buffer.all_transitions())
+        for critic in (self.critic, self.critic_target):
+            critic.set_range(**scale)
+        self._valued = None  # what was said by another model
+
+    def teach(self, updates: int, batch_size: int) -> None:
+        """Dream where it is due, and make so many updates of critics and actor."""
         optimisers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         self._update_learning_rate([optimiser for optimiser in optimisers if optimiser is not None])
         batch_size -= batch_size % self.world_model.settings.members
         losses = []
-        for _ in range(gradient_steps):
+        for _ in range(updates):
             if self._n_updates % self.dream_every == 0 or self._valued is None:
                 if self.distribution_horizon:
                     self.dream(batch_size, self.distribution_horizon, keep_versions=1)
                 self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
             self._n_updates += 1
-        self.updates["critic"] += gradient_steps
-        self.updates["actor"] += gradient_steps
+        self.updates["critic"] += updates
+        self.updates["actor"] += updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, value in actor_critic.read(losses).items():
             self.logger.record(f"train/{name}", value)
@@ -197,7 +209,7 @@ class DHMBPO(DynaMixin, SAC):
             obs, action = (part.flatten(0, 1) for part in (rollout.obs, rollout.action))
             value = rollout._replace(reward=rollout.reward + self._bonus(rollout)).action_values(
                 self._lower(obs, action).view_as(rollout.log_prob),
-                alpha=self._alpha(),
+                alpha=actor_critic.entropy_weight(self),
                 gamma=self.gamma,
                 return_lambda=self.return_lambda,
             )
@@ -220,7 +232,7 @@ class DHMBPO(DynaMixin, SAC):
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
-        actor, critic, alpha = self.actor, self.critic, self._alpha()
+        actor, critic, alpha = self.actor, self.critic, actor_critic.entropy_weight(self)
         rollout = self._rollout(self._starts(batch_size), max(self.training_horizon, 1))
         ahead = rollout if self.training_horizon else rollout.at_once()
         last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
@@ -246,23 +258,14 @@ class DHMBPO(DynaMixin, SAC):
         return expand(self.world_model, self._sample, start, horizon, mask=self.mask, rng=self.rng)
 
     def _starts(self, rows: int) -> Tensor:
-        """The states [B, S] that an update begins from."""
-        if self.distribution_horizon:
+        """The states [B, S] that an update begins from: imagined ones, or real ones where a rule kept none."""
+        if self.imagined.size:
             return self.imagined.sample_transitions(rows).obs
         return self.replay_buffer.sample_obs(rows)
 
     def _real_starts(self, rows: int) -> Tensor:
         """The states [B, S] of the environment that the critics' rollouts begin from."""
         return self.replay_buffer.sample_obs(rows)
-
-    def _set_units(self) -> None:
-        """After a fit: the policy sees in the model's units, the critics know the range of returns."""
-        model, size = self.world_model, self.world_model.obs_size
-        self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        scale = self._value_scale(self.replay_buffer.all_transitions())
-        for critic in (self.critic, self.critic_target):
-            critic.set_range(**scale)
-        self._valued = None  # what was said by another model
 
     def _value_scale(self, data: Transitions) -> dict[str, float]:
         """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
@@ -274,7 +277,7 @@ class DHMBPO(DynaMixin, SAC):
         least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
         centre, half = (least + most) / 2, (most - least) / 2
         spread = max(half, float(reward.std()), 0.1 * abs(centre), 1e-6)
-        slack = float(self._alpha()) * self.world_model.action_size  # what entropy adds
+        slack = float(actor_critic.entropy_weight(self)) * self.world_model.action_size  # what entropy adds
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,
             "high": max(0.0, float(reward.max()) + slack + self.curiosity * MOST_NOVEL * spread) * horizon,
@@ -294,6 +297,3 @@ class DHMBPO(DynaMixin, SAC):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_valued"]
-
-    def _alpha(self) -> Tensor:
-        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()

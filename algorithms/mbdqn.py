@@ -110,12 +110,17 @@ class MBDQN(BranchedDyna, DQN):
 
     def train(self, gradient_steps: int, batch_size: int = 32) -> None:
         """Fit and imagine where it is due, then learn from real and imagined steps; SB3 moves the target network."""
+        if self.is_fit_due():
+            self.refit()
+        self.teach(gradient_steps, batch_size)
+
+    def teach(self, updates: int, batch_size: int) -> None:
+        """Make so many updates of the Q-network."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        self.fit_and_dream()
-        losses = [self._update(self.sample(batch_size)) for _ in range(gradient_steps)]
-        self._n_updates += gradient_steps
-        self.updates["critic"] += gradient_steps
+        losses = [self._update(self.sample(batch_size)) for _ in range(updates)]
+        self._n_updates += updates
+        self.updates["critic"] += updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", torch.stack(losses).mean().item())
 

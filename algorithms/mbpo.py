@@ -58,7 +58,8 @@ class MBPO(BranchedDyna, SAC):
         self.policy.set_training_mode(True)
         optimisers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         self._update_learning_rate([optimiser for optimiser in optimisers if optimiser is not None])
-        self.fit_and_dream()  # lines 3 to 8
+        if self.is_fit_due():
+            self.refit()  # lines 3 to 8
         losses = []
         for step in range(gradient_steps):  # lines 9-10
             losses.append(self._update(self.sample(batch_size)))
@@ -74,9 +75,6 @@ class MBPO(BranchedDyna, SAC):
         self.logger.record("train/entropy", told["entropy"])
         self.logger.record("train/ent_coef", told["alpha"])
 
-    def _alpha(self) -> Tensor:
-        return self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
-
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """The current policy's action, sampled: obs [B, S] -> [B, A] in [-1, 1]."""
         noise = torch.randn(len(obs), self.world_model.action_size, generator=self.rng, device=obs.device)
@@ -84,7 +82,7 @@ class MBPO(BranchedDyna, SAC):
             return actor_critic.sample_action(self.actor, obs, noise)[0]
 
     def _update(self, batch: Transitions) -> Losses:
-        losses = actor_critic.update(self.policy, batch, alpha=self._alpha(), gamma=self.gamma)
+        losses = actor_critic.update(self.policy, batch, alpha=actor_critic.entropy_weight(self), gamma=self.gamma)
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             excess = losses.entropy - float(self.target_entropy)
             actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)

@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
+from dyna import limits
 from dyna.base import DynaMixin
 from dyna.branched import with_actions
 from dyna.errors import UserError
@@ -41,7 +42,9 @@ class PlanningPolicy(ForesightMixin, BasePolicy):
         return {"observation_space": self.observation_space, "action_space": self.action_space}
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        return torch.as_tensor(self.scale_action(self.predict(observation, deterministic=deterministic)[0]))
+        """While there is nothing to plan with: the middle of the actions, or uniform ones."""
+        shape = len(observation), *self.action_space.shape
+        return torch.zeros(shape) if deterministic else 2.0 * torch.rand(shape) - 1.0
 
 
 class PETS(DynaMixin, OffPolicyAlgorithm):
@@ -143,15 +146,22 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
             return icem(score, mean, torch.full_like(mean, START_STD), seeds=warm[:, 1:], rng=rng, **search)
         return cem(score, mean, torch.full_like(mean, START_STD), rng=rng, **search)
 
-    def respond(self, obs: Tensor, warm: Tensor, deterministic: bool, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """First actions [B, A] of plans from [B, S], and what the next ones start from [B, M, H, A]."""
+    def respond(
+        self, obs: Tensor, warm: Tensor, deterministic: bool, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor] | None:
+        """First actions [B, A] of plans from [B, S], and what the next ones start from [B, M, H, A].
+
+        None before the first fit.
+        """
+        if self.world_model.version == 0:
+            return None
         plan = self.plan(obs, warm, rng)
         return plan.actions[:, 0], _next(plan, warm.shape[1])
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """Fit the world model where it is due; there is nothing else to learn."""
         if self.is_fit_due():
-            self.fit_world_model()
+            self.refit()
 
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """Nothing is imagined but plans; without one, uniform actions: obs [B, S] -> [B, A] in [-1, 1]."""
@@ -160,9 +170,7 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""
-        for name in ("horizon", "candidates", "iterations", "particles"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        limits.check(vars(self))
         if not 1 <= self.elites <= self.candidates:
             raise UserError(f"elites must be between 1 and candidates ({self.candidates}), got {self.elites}")
         for name, choices in (("planner", ("icem", "cem")), ("propagation", ("ts_inf", "ts1"))):
@@ -196,9 +204,10 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
             return super()._sample_action(self.num_timesteps + 1, action_noise, n_envs)
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
-        action, self.warm_start = self.respond(obs, self.warm_start, False, self.rng)
+        plan = self.plan(obs, self.warm_start, self.rng)
+        action, self.warm_start = plan.actions[:, 0], _next(plan, self.warm_start.shape[1])
         self.updates["plans"] += n_envs
-        scaled = action.cpu().numpy()
+        scaled = self.policy.shaped(action)
         return self.policy.unscale_action(scaled), scaled
 
     def _store_transition(self, replay_buffer: Any, buffer_action: Any, new_obs: Any, *rest: Any) -> None:

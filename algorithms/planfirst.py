@@ -141,8 +141,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     def refit(self) -> None:
         """As DHMBPO does, with the constant that the critics lack."""
-        self.fit_world_model()
-        self._set_units()
+        super().refit()
         self._recentre()
 
     def teach(self, updates: int, batch_size: int) -> None:
@@ -170,7 +169,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             return imagined
         known = self.configurator.surprises(rows, self.rng)
         action, log_prob = self._sample(known["last"])
-        last = self._lower(known["last"], action) - self._alpha() * log_prob
+        last = self._lower(known["last"], action) - actor_critic.entropy_weight(self) * log_prob
         value = known["earned"].squeeze(1) + known["weight"].squeeze(1) * last
         return imagined.joined(Valued(known["obs"], known["action"], value.clamp(self.critic.low, self.critic.high)))
 
@@ -195,6 +194,6 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         action, log_prob = self._sample(plans["obs"])
         squared = ((action - plans["mean"]) / plans["std"]).square()
         divergence = log_prob + (0.5 * squared + plans["std"].log()).sum(1)
-        actor_critic.step(self.actor.optimizer, self._alpha() * divergence.mean())
+        actor_critic.step(self.actor.optimizer, actor_critic.entropy_weight(self) * divergence.mean())
         self.policy.average(self._n_updates + 1)
         self.updates["distil"] += 1

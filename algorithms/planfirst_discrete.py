@@ -170,10 +170,6 @@ class DiscretePlanFirst(CorrectionMixin, Background):
 
     # configurator
 
-    def refit(self) -> None:
-        """As MBDQN does."""
-        self.fit_and_dream()
-
     def sample(self, batch_size: int) -> Transitions:
         """As MBDQN's; while an alarm is answered, half of the rows begin where outcomes were a surprise."""
         batch = super().sample(batch_size)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -93,6 +94,11 @@ class StackedSACPolicy(SACPolicy):
         return self.critic_class(plain, arguments["net_arch"], arguments["activation_fn"], self.layer_norm).to(
             self.device
         )
+
+
+def entropy_weight(agent: SAC) -> Tensor:
+    """What an agent's entropy is paid now [], whether it is learned or not."""
+    return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

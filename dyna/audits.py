@@ -16,7 +16,7 @@ from torch import Tensor
 from dyna.rings import Ring
 
 STEPS = 100
-"""Of a turn: a fall is charged to who led there. An episode's end ends it too."""
+"""Of a turn, and what its last window needs: a fall is charged to who led there. An episode's end ends it too."""
 KEPT = 10
 """Newest audits of each that count."""
 FEWEST = 5
@@ -69,10 +69,13 @@ class Audits:
         """What windows [W] that have just ended in some environments brought beyond the value of their first state."""
         self.outcome[envs] += torch.stack([beyond, torch.ones_like(beyond)], dim=1)
 
-    def advance(self, done: Tensor) -> bool:
-        """One more step of every environment, with which some episodes ended, bool [n_envs]: whether `lead` changed."""
+    def advance(self, done: Tensor, awaited: Tensor) -> bool:
+        """One more step of every environment: whether `lead` changed.
+
+        Some episodes ended with it, bool [n_envs]; where a window is awaited, bool [n_envs], no turn ends without it.
+        """
         under = self.left > 0
-        self.left[under] -= 1
+        self.left[under] = torch.maximum(self.left - 1, awaited.long())[under]
         self.left[done] = 0
         ended = (under & (self.left == 0)).to(self.noisy.device) & ~self.noisy & (self.outcome[:, 1] > 0)
         for planned, ring in zip((False, True), self.known, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,8 +34,11 @@ class DynaMixin(OffPolicyAlgorithm):
     """Put before an SB3 off-policy class, it adds a world model, imagined replay and what a checkpoint needs of them.
 
     `learn`, `collect_rollouts`, `predict`, callbacks and `VecEnv` stay SB3's. The subclass writes `train` and
-    `imagination_policy`, calls `settle` before SB3's constructor, then `fit_world_model` and `dream` as its paper does.
+    `imagination_policy`, calls `settle` before SB3's constructor, then `refit` and `dream` as its paper does.
     """
+
+    lives_by_model: ClassVar[bool] = False
+    """Whether nothing is learned where nothing is imagined."""
 
     replay_buffer: PackedReplayBuffer
     model_every: int
@@ -72,6 +75,14 @@ class DynaMixin(OffPolicyAlgorithm):
         """The action that imagination takes: obs [B, S] -> [B, A] in [-1, 1], drawn from `self.rng`."""
         raise NotImplementedError
 
+    def refit(self) -> None:
+        """Fit the world model, and tell the learner what it must know of the data."""
+        self.fit_world_model()
+
+    def teach(self, updates: int, batch_size: int) -> None:
+        """Make so many updates of the learner."""
+        raise NotImplementedError
+
     @property
     def dreams(self) -> bool:
         """Whether imagined rows can ever reach the learner."""
@@ -106,7 +117,8 @@ class DynaMixin(OffPolicyAlgorithm):
         self._rescore(data)
         self._audit(data)
         self._fitted_at = self.num_timesteps
-        self.world_model_metrics = self.world_model.fit(data, rng=self.rng, lessons=self.lessons(len(data.obs)))
+        lessons, n_envs = self.lessons(len(data.obs)), self.replay_buffer.n_envs
+        self.world_model_metrics = self.world_model.fit(data, rng=self.rng, lessons=lessons, n_envs=n_envs)
         self.updates["model"] += int(self.world_model_metrics["updates"])
         self.truncate.calibrate(self.world_model, data, self.imagination_policy, rng=self.rng)
         for name, value in self.world_model_metrics.items():
@@ -142,7 +154,7 @@ class DynaMixin(OffPolicyAlgorithm):
     def _rescore(self, data: Transitions) -> None:
         newest = 0 if self._fitted_at is None else max(0, self.num_timesteps - self._fitted_at)
         seen = max(0, len(data.obs) - newest)
-        rows = windows(data.at(slice(seen, None)), RESCORED_STEPS) + seen
+        rows = windows(data.at(slice(seen, None)), RESCORED_STEPS, self.replay_buffer.n_envs) + seen
         if len(rows):
             error = horizon_error(self.world_model, data.at(rows))
             for name, value in error.metrics().items():
@@ -198,12 +210,27 @@ class DynaMixin(OffPolicyAlgorithm):
             self.imagined_capacity, obs_size, action_size, device=self.device, rng=np.random.default_rng(seed)
         )
         self.replay = MixedReplay(self.replay_buffer, self.imagined, self.real_share)
+        self._refuse_short_memory()
+
+    def _refuse_short_memory(self) -> None:
+        """Raise UserError where the replay can never hold what the first fit waits for."""
+        kept, needed = self.replay_buffer.buffer_size * self.n_envs, max(self.learning_starts, FIRST_ROWS)
+        if self.dreams and kept < needed:
+            raise UserError(
+                f"buffer_size must be at least {needed}, for the world model is first fitted to as many steps "
+                f"(learning_starts={self.learning_starts}), got {kept}"
+            )
 
     def _refuse_what_does_not_fit(self) -> None:
         name, space = type(self).__name__, getattr(self, "observation_space", None)
         if space is None:
             raise UserError(f"{name} needs an environment, got env=None: pass one, or its Gymnasium id")
         limits.check(vars(self))
+        if self.lives_by_model and not self.dreams:
+            raise UserError(
+                f"{name} learns nothing without its world model, got real_share={self.real_share} and "
+                f"truncate={type(self.truncate).__name__}: a real_share below 1 and another rule let it imagine"
+            )
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise UserError(
                 f"{name} takes flat Box observations, got {space}: wrap the environment in FlattenObservation"

@@ -30,7 +30,8 @@ def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherw
 class BranchedDyna(DynaMixin):
     """Put before an SB3 off-policy class, it branches short imagined rollouts off real states and mixes the two.
 
-    The subclass writes `imagination_policy` and `train`, which begins with `fit_and_dream` and learns from `sample`.
+    The subclass writes `imagination_policy` and `train`, which begins with `refit` where that is due and learns from
+    `sample`.
 
     :param real_share: Share of real transitions in every batch; with 1, nothing is imagined.
     :param model_every: Environment steps between two fits of the world model.
@@ -75,14 +76,13 @@ class BranchedDyna(DynaMixin):
         )
         super().__init__(policy, env, **learner)  # type: ignore[arg-type]  # None while SB3 loads
 
-    def fit_and_dream(self) -> None:
-        """Every `model_every` steps, refit the world model and imagine anew from states of all real transitions."""
-        if self.is_fit_due():
-            self.fit_world_model()  # line 3
-            if self.world_model.version == 1:
-                self._choose_units()
-            horizon = self.schedule.horizon(self.num_timesteps)
-            self.dream(self.rollouts * self.model_every, horizon, self.model_lifetime)  # lines 6-8
+    def refit(self) -> None:
+        """Refit the world model and imagine anew from states of all real transitions."""
+        self.fit_world_model()  # line 3
+        if self.world_model.version == 1:
+            self._choose_units()
+        horizon = self.schedule.horizon(self.num_timesteps)
+        self.dream(self.rollouts * self.model_every, horizon, self.model_lifetime)  # lines 6-8
 
     def sample(self, batch_size: int) -> Transitions:
         """[batch_size, .] real and imagined rows, rewards in the learner's unit."""

@@ -76,9 +76,10 @@ class Configurator:
         self.covered = torch.zeros(len(HEADS), dtype=torch.int64)  # outcomes inside the prediction sets
 
     def freeze(self, model: GaussianEnsemble, data: Transitions, of_today: Tensor | None = None) -> None:
-        """After a fit to all `data` [B, .], oldest first: measure what counts as a surprise until the next one.
+        """After a fit to all `data` [B, .]: measure what counts as a surprise until the next one.
 
-        Where the world has changed, on the rows of the world as it is alone, bool [B].
+        The environments' steps take turns in it, oldest first. Where the world has changed, on the rows of the world
+        as it is alone, bool [B].
         """
         held = fitting.held_out(data, model.settings.holdout)  # of all rows, as in the fit
         today = torch.ones_like(held) if of_today is None else of_today
@@ -165,7 +166,7 @@ class Configurator:
         self.covered, self.shocks = state["covered"].clone(), state["shocks"]
 
     def forget(self) -> None:
-        """Drop all outcomes: they came in another world."""
+        """Drop all outcomes: they were made in another world."""
         self.outcomes.added = 0
 
     def _residuals(self, known: dict[str, Tensor]) -> Tensor:
@@ -183,7 +184,7 @@ class Configurator:
 
     def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
         """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""
-        rows = fitting.windows(newest, self.horizon).T
+        rows = fitting.windows(newest, self.horizon, len(self.windows.age)).T
         if rows.shape[1] == 0:  # no episode is as long
             rows = torch.arange(len(newest.obs), device=newest.obs.device).unsqueeze(0)
         steps = newest.at(rows)

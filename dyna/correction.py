@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 
-from dyna import forgetting
+from dyna import forgetting, limits
 from dyna.allowances import Allowance, Kind, allowance
 from dyna.budgets import Budget
 from dyna.calibration import HEADS, disagreement
@@ -39,7 +39,7 @@ log = logging.getLogger("dyna")
 class CorrectionMixin(PlanningMixin):
     """Put before a Dyna method, it acts by plans and learns as far as their outcomes ask for it.
 
-    The subclass writes `refit`, `mode_1` and `most_likely`, and what `PlanningMixin` asks for, except `is_confident`
+    The subclass writes `mode_1` and `most_likely`, and what `PlanningMixin` asks for, except `is_confident`
     and `correct`.
 
     :param horizon: Steps of a plan, and of the window in which its outcome is awaited.
@@ -72,6 +72,7 @@ class CorrectionMixin(PlanningMixin):
         *("gamma", "reward_fn", "termination_fn"),
     )
     """Hyperparameters that what it does depends on when it has learned."""
+    lives_by_model = True
     stateful = (*PlanningMixin.stateful, "allowance", "improvement")
     model_every: int
     allowance: Allowance
@@ -105,6 +106,7 @@ class CorrectionMixin(PlanningMixin):
         self.terminal_value, self.acting, self.audit, self.follow = terminal_value, acting, audit, follow
         self.learner, self.opening, self.budget, self.update_ratio = learner, opening, budget, update_ratio
         self.refit_on_alarm, self.pooled, self.centred = refit_on_alarm, pooled, centred
+        self.decided = {"planned": 0, "followed": 0, "reacted": 0}
         self.always_on = 0  # updates that a learner that is always on would have made
         self.unseen = 0.0  # steps whose updates, as such a learner makes them, came after the last look
         self.taught_at = 0  # step at which it last was asked to learn
@@ -113,10 +115,6 @@ class CorrectionMixin(PlanningMixin):
         self.changed_at: dict[str, int] = {}  # heads that have forgotten, by the step from which on they learn
         self._check()
         super().__init__(policy, env, **background)  # type: ignore[arg-type]  # None while SB3 loads
-
-    def refit(self) -> None:
-        """Fit the world model, and tell the learner what it must know of the data, as the background learner does."""
-        raise NotImplementedError
 
     @property
     def mode_1(self) -> nn.Module:
@@ -184,12 +182,21 @@ class CorrectionMixin(PlanningMixin):
         if not self._can_judge:
             return super().fit_world_model()
         suspected, self.suspected = self.suspected, {}
+        self.configurator.detectors.restart(suspected)
         self.refits_on_alarm += 1
         data = self.replay_buffer.all_transitions()
         lessons = self._lessons(len(data.obs), {**self.changed_at, **suspected})
         if lessons is not None:
-            how: dict[str, Any] = {"familiar": self.thresholds.disagreement, "rng": self.rng}
-            wrong = dict(zip(HEADS, forgetting.outdated(self.world_model, data, lessons, **how), strict=True))
+            outdated, updates = forgetting.outdated(
+                self.world_model,
+                data,
+                lessons,
+                familiar=self.thresholds.disagreement,
+                rng=self.rng,
+                n_envs=self.n_envs,
+            )
+            self.updates["model"] += updates
+            wrong = dict(zip(HEADS, outdated, strict=True))
             if heads := [name for name in suspected if wrong[name]]:
                 self.changed_at |= {name: suspected[name] for name in heads}
                 self.forgot += 1
@@ -243,7 +250,7 @@ class CorrectionMixin(PlanningMixin):
     def teach(self, updates: int, batch_size: int) -> None:
         """Make so many updates of the background learner."""
         if updates:
-            super().train(updates, batch_size)
+            super().teach(updates, batch_size)
 
     def totals(self) -> dict[str, float]:
         """What was decided so far: shares of steps and of gradients, and how far the gate is open."""
@@ -281,18 +288,15 @@ class CorrectionMixin(PlanningMixin):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         before = self.num_timesteps
         result = super()._setup_learn(*args, **kwargs)
-        self.taught_at = min(self.taught_at, self.num_timesteps)
         if (back := before - self.num_timesteps) > 0:  # steps are counted anew, and the replay is what it was
+            self.taught_at = self.learning_starts  # nobody learns before
             self.changed_at = {name: step - back for name, step in self.changed_at.items()}
             self.suspected = {}
         return result
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""
-        ones = dict.fromkeys(("horizon", "policy_plans", "iterations", "follow"), 1)
-        for name, least in {**ones, "opening": 0}.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        limits.check(vars(self))
         if self.follow > self.horizon:
             raise UserError(f"follow must be at most horizon ({self.horizon}), got {self.follow}")
         if not math.isfinite(self.pessimism):
@@ -305,6 +309,3 @@ class CorrectionMixin(PlanningMixin):
             raise UserError(
                 f"elites must be between 1 and {own}, the candidates that are no policy_plans, got {self.elites}"
             )
-        for name in ("audit", "update_ratio"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} must be in [0, 1], got {getattr(self, name)}")

@@ -12,7 +12,7 @@ on. Misses must not overlap: of windows of H steps every H-th is fed. When the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,12 @@ def evidence(before: Tensor, miss: Tensor, *, alpha: float = MISS_RATE, bet: flo
 
 
 class Detectors:
-    """One detector a name, side by side; with `pooled`, each hears of the misses of all."""
+    """One detector a name, side by side; with `pooled`, each hears of the misses of all, which come as often as all."""
 
     def __init__(self, names: Sequence[str], *, pooled: bool = False) -> None:
         self.names, self.pooled = tuple(names), pooled
+        self.alpha = min(MISS_RATE * len(names), 1.0) if pooled else MISS_RATE  # of misses by chance
+        self.bet = min(BET, 1.0 / self.alpha)
         self.evidence = torch.zeros(len(names), dtype=torch.float64)
         self.outcomes = 0
         self.misses = torch.zeros(len(names), dtype=torch.int64)
@@ -48,8 +50,9 @@ class Detectors:
         self.outcomes += 1
         self.misses += missed
         heard = missed.any().expand(len(self.names)) if self.pooled else missed
-        self.evidence = evidence(self.evidence, heard)
-        self.cusum = (self.cusum + (1.0 + BET * (heard.to(torch.float64) - MISS_RATE)).log()).clamp_min(0.0)
+        self.evidence = evidence(self.evidence, heard, alpha=self.alpha, bet=self.bet)
+        gain = 1.0 + self.bet * (heard.to(torch.float64) - self.alpha)
+        self.cusum = (self.cusum + gain.log()).clamp_min(0.0)
         self.ages = torch.where(self.cusum > 0, self.ages + 1, 0)
         raised = self.evidence >= ALARM
         self.alarms += raised
@@ -59,6 +62,12 @@ class Detectors:
     def age(self, name: str) -> int:
         """Outcomes since the moment at which that part most likely began to be wrong; 0 where nothing says so."""
         return int(self.ages[self.names.index(name)])
+
+    def restart(self, names: Collection[str]) -> None:
+        """Forget what speaks for a change of some parts, for it was judged; counts stay."""
+        judged = torch.tensor([name in names for name in self.names])
+        for heard in (self.evidence, self.cusum, self.ages):
+            heard[judged] = 0
 
     def base_rates(self) -> dict[str, float]:
         """Share of all outcomes that each missed."""

@@ -36,10 +36,16 @@ log = logging.getLogger("dyna")
 
 
 def fit(
-    model: GaussianEnsemble, data: Transitions, *, rng: torch.Generator, lessons: Tensor | None = None
+    model: GaussianEnsemble,
+    data: Transitions,
+    *,
+    rng: torch.Generator,
+    lessons: Tensor | None = None,
+    n_envs: int = 1,
 ) -> dict[str, float]:
     """Fit the ensemble to all real transitions [B, .]; returns metrics, errors in units of the data's spread.
 
+    The steps of `n_envs` environments take turns in the data, oldest first.
     `lessons` [B, 3] in [0, 1] say how much of next state, reward and termination may be learned from a row, where not
     all may. Half of a batch are then rows that teach all three wholly, of which there must be some. Raises UserError
     when an exact reward or termination function disagrees with the data, RunFailed when the data or the loss is not
@@ -51,7 +57,7 @@ def fit(
     if model.settings.target == "auto" and len(data.obs) >= GROWTH * int(model.rows_at_choice):
         with torch.random.fork_rng():  # new weights come from torch's global generator, which is the learner's
             torch.manual_seed(int(torch.randint(2**31, (), generator=rng, device=rng.device)))
-            _choose_target(model, data, rng)
+            _choose_target(model, data, rng, n_envs)
     is_held = held_out(data, model.settings.holdout)
     train, held = data.at(~is_held), data.at(is_held)
     taught = asked = None
@@ -75,7 +81,8 @@ def fit(
 def held_out(data: Transitions, share: float) -> Tensor:
     """Which rows are held out, bool [B]; a row's own bits decide, so that none is held out after it was trained on.
 
-    `share` of the rows is held out, 5,000 at most; of fewer than 10 terminal rows, none. Raises RunFailed for one row.
+    `share` of the rows is held out, 5,000 at most; of fewer than 10 terminal rows, none, so that with the tenth some
+    are held out after all. Raises RunFailed for one row.
     """
     if len(data.obs) < 2:
         raise RunFailed("the world model was given a single transition: raise learning_starts")
@@ -111,9 +118,9 @@ def holdout_metrics(model: GaussianEnsemble, held: Transitions) -> dict[str, flo
     }
 
 
-def open_loop_error(model: GaussianEnsemble, data: Transitions, steps: int) -> float:
+def open_loop_error(model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int = 1) -> float:
     """Squared error along the actions that were taken, mean of depths 1 to `steps`, in units of the data's spread."""
-    rows = windows(data, steps)
+    rows = windows(data, steps, n_envs)
     if len(rows) == 0:
         rows = torch.arange(len(data.obs), device=data.obs.device)[:, None]
     obs, (_, scale) = data.obs[rows[:, 0]], moments(data.obs)
@@ -125,18 +132,16 @@ def open_loop_error(model: GaussianEnsemble, data: Transitions, steps: int) -> f
     return float(torch.stack(errors).mean().nan_to_num(math.inf))
 
 
-def windows(data: Transitions, steps: int) -> Tensor:
-    """Rows [W, steps] of consecutive steps of one episode, found where a row starts in what another ended in."""
-    rows = len(data.obs)
-    for stride in range(1, min(64, rows // steps) + 1):  # one row an environment lies between, if there are several
-        follows = (data.next_obs[:-stride] == data.obs[stride:]).all(1)
-        if follows.float().mean() > 0.25:
-            whole = torch.ones(rows - stride * (steps - 1), dtype=torch.bool, device=data.obs.device)
-            for step in range(steps - 1):
-                whole &= follows[step * stride : step * stride + len(whole)]
-            first = whole.nonzero()
-            return first + stride * torch.arange(steps, device=first.device)
-    return torch.zeros(0, steps, dtype=torch.int64, device=data.obs.device)
+def windows(data: Transitions, steps: int, n_envs: int = 1) -> Tensor:
+    """Rows [W, steps] of consecutive steps of one episode, each beginning in what the one before ended in.
+
+    The steps of `n_envs` environments take turns in the data [B, .].
+    """
+    follows = (data.next_obs[:-n_envs] == data.obs[n_envs:]).all(1)
+    unbroken = torch.ones(max(len(data.obs) - n_envs * (steps - 1), 0), dtype=torch.bool, device=follows.device)
+    for step in range(steps - 1):
+        unbroken &= follows[step * n_envs :][: len(unbroken)]
+    return unbroken.nonzero() + n_envs * torch.arange(steps, device=follows.device)
 
 
 def _check(data: Transitions) -> None:
@@ -182,7 +187,7 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean.to(values), std.to(values)
 
 
-def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Generator) -> None:
+def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_envs: int) -> None:
     """Delta or next state, whichever small ensemble is nearer after `OPEN_LOOP` steps of the newest fifth."""
     cut = int(0.8 * len(data.obs))
     past, newest = data.at(slice(cut)), data.at(slice(cut, None))
@@ -193,9 +198,10 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
         )
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
         _set_normalisers(probe, past)
-        _set_oversampling(probe, past.terminated)
-        update(probe, normalised(probe, past, rng), optimiser(probe), PROBE_UPDATES, rng)
-        errors[kind] = open_loop_error(probe, newest, OPEN_LOOP)
+        rows = normalised(probe, past, rng)
+        _set_oversampling(probe, rows)
+        update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)
+        errors[kind] = open_loop_error(probe, newest, OPEN_LOOP, n_envs)
     delta = errors["delta"] <= CLEARLY_BETTER * errors["next_obs"]
     if delta != bool(model.delta):
         model.state_network.reset_parameters()
@@ -246,12 +252,12 @@ def _train(
     `taught` and `asked` [B, 3] are the lessons of the training and of the held-out rows.
     """
     settings, adam = model.settings, optimiser(model)
-    _set_oversampling(model, train.terminated)
     if not held.terminated.any():  # or weights that never end would be judged the best
         ends = train.terminated > 0
         held = Transitions(*(torch.cat([part, more]) for part, more in zip(held, train.at(ends), strict=True)))
         asked = None if asked is None or taught is None else torch.cat([asked, taught[ends]])
     rows, test = normalised(model, train, rng, taught), normalised(model, held, rng)._replace(lessons=asked)
+    _set_oversampling(model, rows)
     window = min(max(math.ceil(len(train.obs) / settings.batch_size), 25), 100)
     best = [Best(*pair) for pair in zip((model.state_network, model.outcome_network), scores(model, test), strict=True)]
     updates = idle = 0
@@ -307,28 +313,44 @@ def _draw_batches(model: GaussianEnsemble, rows: Rows, updates: int, rng: torch.
     batch = min(model.settings.batch_size, count)
     draw = torch.randint(count, (members, updates * batch), generator=rng, device=device)
     index = rows.resample.gather(1, draw).view(members, updates, batch).transpose(0, 1).contiguous()
-    ends = rows.terminated.nonzero().squeeze(1)
-    extra = _added_ends(model, len(ends), count)
+    ends, extra = _ends_taught(rows), _added_ends(model, rows)
     if extra:
         index[..., :extra] = ends[torch.randint(len(ends), (updates, members, extra), generator=rng, device=device)]
     return index, extra
 
 
-def _added_ends(model: GaussianEnsemble, ends: int, rows: int) -> int:
+def _ends_drawn(rows: Rows) -> tuple[float, float]:
+    """What a row that is drawn teaches about ends: how much on average, and which share of that is of ends."""
+    if rows.lessons is None:
+        return 1.0, float(rows.terminated.double().mean())
+    new, lessons = whole(rows.lessons).double(), rows.lessons[:, 2].double()
+    taught = lessons * (0.5 * new / new.sum() + 0.5 / len(new))  # half of a batch is new, as in `normalised`
+    weight = float(taught.sum())
+    return weight, float((taught * rows.terminated).sum()) / max(weight, 1e-12)
+
+
+def _ends_taught(rows: Rows) -> Tensor:
+    """Numbers [N] of the terminal rows from which ends may be learned."""
+    taught = rows.terminated if rows.lessons is None else rows.terminated * rows.lessons[:, 2]
+    return taught.nonzero().squeeze(1)
+
+
+def _added_ends(model: GaussianEnsemble, rows: Rows) -> int:
     """How many rows of a batch are replaced by terminal ones."""
     share = model.settings.terminal_share
-    return round(share * min(model.settings.batch_size, rows)) if 0 < ends < share * rows else 0
+    few = 0 < _ends_drawn(rows)[1] < share
+    return round(share * min(model.settings.batch_size, len(rows.x))) if few else 0
 
 
-def _set_oversampling(model: GaussianEnsemble, terminated: Tensor) -> None:
+def _set_oversampling(model: GaussianEnsemble, rows: Rows) -> None:
     """Set `log_oversampling`, by which the surplus of terminal rows is taken off the predicted odds."""
-    ends, rows = int(terminated.sum()), len(terminated)
-    extra, batch = _added_ends(model, ends, rows), min(model.settings.batch_size, rows)
-    natural = ends / rows
-    drawn = (extra + (batch - extra) * natural) / batch
-    # with no end seen yet, none is imagined: the head would only guess (`fit` says so)
-    surplus = math.log(drawn / (1 - drawn)) - math.log(natural / (1 - natural)) if extra else 0.0
-    model.log_oversampling.fill_(surplus if ends else NEVER)
+    ends, extra, (weight, share) = _ends_taught(rows), _added_ends(model, rows), _ends_drawn(rows)
+    if len(ends) == 0:
+        model.log_oversampling.fill_(NEVER)  # none is imagined: the head would only guess (`fit` says so)
+        return
+    added = extra if rows.lessons is None else extra * float(rows.lessons[ends, 2].mean())
+    others = (min(model.settings.batch_size, len(rows.x)) - extra) * weight * share
+    model.log_oversampling.fill_(math.log1p(added / others) if others else 0.0)
 
 
 def optimiser(model: GaussianEnsemble) -> torch.optim.AdamW:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
@@ -54,5 +55,10 @@ class ForesightMixin(BasePolicy):
         if response is None:
             return super().predict(observation, state, episode_start, deterministic)
         action, warm = response
-        actions = self.unscale_action(action.cpu().numpy())
+        actions = self.unscale_action(self.shaped(action))
         return actions if vectorized else actions[0], (warm.cpu().numpy(),)
+
+    def shaped(self, actions: Tensor) -> np.ndarray:
+        """Actions [B, A] as `unscale_action` takes them: continuous ones in the shape of their space."""
+        values: np.ndarray = actions.cpu().numpy()
+        return values.reshape(-1, *self.action_space.shape) if isinstance(self.action_space, spaces.Box) else values

@@ -28,26 +28,36 @@ ALMOST = 0.99
 
 
 def outdated(
-    model: GaussianEnsemble, data: Transitions, lessons: Tensor, *, familiar: Tensor | float, rng: torch.Generator
-) -> list[bool]:
-    """Whether next state, reward and end are clearly better told if `model` learns `lessons` [B, 3] of `data` alone.
+    model: GaussianEnsemble,
+    data: Transitions,
+    lessons: Tensor,
+    *,
+    familiar: Tensor | float,
+    rng: torch.Generator,
+    n_envs: int = 1,
+) -> tuple[list[bool], int]:
+    """Whether next state, reward and end are clearly better told if `model` learns `lessons` [B, 3] of `data` alone,
+    and the training steps that it took to see that.
 
     Judged on held-out rows that teach all three, as far as the members disagree by `familiar` at most. `model` is left
-    alone.
+    alone. The steps of `n_envs` environments take turns in the data.
     """
     held, new = fitting.held_out(data, model.settings.holdout), fitting.whole(lessons)
     known = disagreement(model, data.obs, data.action) <= familiar
     if (held & new & known).sum() < FEWEST:
-        return [False] * lessons.shape[1]
+        return [False] * lessons.shape[1], 0
     forgets, remembers = copy.deepcopy(model), copy.deepcopy(model)
-    forgets.fit(data, rng=rng, lessons=lessons)
-    remembers.fit(data, rng=rng, lessons=lessons.clamp_min(ALMOST))
+    fits = [
+        each.fit(data, rng=rng, lessons=taught, n_envs=n_envs)
+        for each, taught in ((forgets, lessons), (remembers, lessons.clamp_min(ALMOST)))
+    ]
     old_rows, new_rows = data.at(held & ~new), data.at(held & new & known)
     usual, before, after = (
         misfit(one, rows, remembers.y_std)
         for one, rows in ((remembers, old_rows), (remembers, new_rows), (forgets, new_rows))
     )
-    return ((before > WORSE * usual) & (after < CLEARLY * before)).tolist()
+    wrong = (before > WORSE * usual) & (after < CLEARLY * before)
+    return wrong.tolist(), sum(int(fit["updates"]) for fit in fits)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 from dyna.errors import UserError
 
 _SHARES = (
-    "real_share",
+    *("real_share", "audit", "update_ratio"),
     "return_lambda",
     "gamma",
     "gae_lambda",
@@ -23,8 +23,9 @@ _COUNTS = (
     *("batch_size", "buffer_size", "cg_max_steps", "line_search_max_iter", "n_critic_updates", "n_delta", "n_epochs"),
     *("n_eval_episodes", "n_steps", "policy_delay", "stats_window_size", "sub_sampling_factor", "train_freq"),
     *("target_update_interval", "model_every", "dream_every", "rollouts", "model_lifetime"),
+    *("horizon", "candidates", "policy_plans", "elites", "iterations", "particles", "follow"),
 )
-_COUNTS_FROM_ZERO = ("learning_starts", "distribution_horizon", "training_horizon")
+_COUNTS_FROM_ZERO = ("opening", "learning_starts", "distribution_horizon", "training_horizon")
 _NOT_NEGATIVE = (
     *("curiosity", "model_growth", "learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
     *("noise_std", "rms_prop_eps", "target_policy_noise", "target_noise_clip", "target_kl", "cg_damping"),

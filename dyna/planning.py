@@ -35,7 +35,7 @@ REMEMBERED_PLANS = 2_000
 class PlanningMixin(DynaMixin):
     """Put before a Dyna method with a policy and critics, it collects by plans and judges them.
 
-    The subclass sets the attributes from `acting` to `centred` before SB3's constructor, and writes the six methods
+    The subclass sets the attributes from `acting` to `decided` before SB3's constructor, and writes the six methods
     that raise NotImplementedError; the outcomes of its plans come to `correct`. Of discrete actions it plans with
     one-hot ones, which the policy's `unscale_action` makes numbers of.
     """
@@ -50,7 +50,7 @@ class PlanningMixin(DynaMixin):
     pooled: bool  # one detector for all parts
     centred: bool  # only what differs from the critics' residual everywhere is their error
     gamma: float
-    decided: dict[str, int]  # environment steps by what was decided
+    decided: dict[str, int]  # environment steps planned, followed and reacted
     alarmed_at: int  # step of the last alarm
     warm_start: Tensor  # [n_envs, H, A] what the next plans start from
     trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
@@ -140,7 +140,7 @@ class PlanningMixin(DynaMixin):
         reacts = self.is_confident(obs)
         if self.acting == "confident":
             reacts &= torch.rand(len(obs), generator=self.rng, device=self.device) >= self.audit
-            reacts &= self.num_timesteps - self.alarmed_at > self.horizon
+            reacts &= self.num_timesteps - self.alarmed_at > self.horizon * self.n_envs
         return reacts
 
     def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor) -> None:
@@ -165,9 +165,9 @@ class PlanningMixin(DynaMixin):
         if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
             return super()._sample_action(learning_starts, action_noise, n_envs)
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
-        action = self.act(obs).cpu().numpy()
+        action = self.policy.shaped(self.act(obs))
         if action_noise is not None:
-            noisy = self.audits.noisy[:, None].cpu().numpy()
+            noisy = self.audits.noisy.cpu().numpy().reshape(-1, *[1] * (action.ndim - 1))
             action = np.where(noisy, np.clip(action + action_noise(), -1.0, 1.0), action)
         chosen = self.policy.unscale_action(action)
         return chosen, action if isinstance(self.action_space, spaces.Box) else chosen  # what replay takes, as SB3
@@ -187,7 +187,7 @@ class PlanningMixin(DynaMixin):
             self.audits.note(closed.envs, verdict.account.critic)
         if self.trusted.any():
             self._distrust()
-        if self.audits.advance(done):
+        if self.audits.advance(done, windows.under_way()):
             self.thresholds.lead.fill_(self.audits.lead())
 
     def _distrust(self) -> None:
@@ -214,7 +214,6 @@ class PlanningMixin(DynaMixin):
         )
         widths = {"obs": obs_size, "mean": action_size, "std": action_size}
         self.plans = Ring(REMEMBERED_PLANS, widths, self.device)
-        self.decided = {"planned": 0, "followed": 0, "reacted": 0}
         self.policy.respond = self.respond
         self.policy.blank = torch.zeros(1, self.horizon, action_size, device=self.device)
         self._forget_episodes()
@@ -234,7 +233,7 @@ class PlanningMixin(DynaMixin):
         self.audits.leave(i)
 
     def _forget_episodes(self) -> None:
-        self.alarmed_at = -self.horizon - 1
+        self.alarmed_at = -self.horizon * self.n_envs - 1
         self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)

@@ -35,6 +35,10 @@ class Windows:
         """The environments [W] in which none is under way."""
         return (self.age == NONE).nonzero().squeeze(1)
 
+    def under_way(self) -> Tensor:
+        """Where one is, bool [n_envs]."""
+        return self.age != NONE
+
     def begin(self, envs: Tensor, planned: Tensor, policy: Tensor) -> None:
         """Windows in some environments [W], with what is promised of them [W]."""
         self.age[envs.cpu()] = 0
@@ -42,8 +46,8 @@ class Windows:
 
     def advance(self, done: Tensor) -> list[Closed]:
         """One more step of every environment, with which some episodes ended (bool [n_envs]); what it closes."""
-        self.age[self.age != NONE] += 1
-        ended = (self.age != NONE) & (done | (self.age == self.horizon))
+        self.age[self.under_way()] += 1
+        ended = self.under_way() & (done | (self.age == self.horizon))
         closed = []
         for length in sorted(set(self.age[ended].tolist())):
             envs = (ended & (self.age == length)).nonzero().squeeze(1)
@@ -52,7 +56,7 @@ class Windows:
         return closed
 
     def drop(self, envs: Tensor | slice | int = slice(None)) -> None:
-        """Forget the windows of one environment, of some, or of all: their outcome would not be that of their promise."""
+        """Forget the windows of one, some or all environments: their outcome would not be that of their promise."""
         self.age[envs] = NONE
 
     def state_dict(self) -> dict[str, Any]:

@@ -220,9 +220,11 @@ class GaussianEnsemble(nn.Module):
             terminated = audit.called("termination_fn", self.termination_fn, obs, action, next_obs)
         return Outcome(next_obs, reward, terminated)
 
-    def fit(self, data: Transitions, *, rng: torch.Generator, lessons: Tensor | None = None) -> dict[str, float]:
+    def fit(
+        self, data: Transitions, *, rng: torch.Generator, lessons: Tensor | None = None, n_envs: int = 1
+    ) -> dict[str, float]:
         """Learn from all real transitions, or from those that `lessons` name, warm-started (see `dyna.fitting.fit`)."""
-        return fitting.fit(self, data, rng=rng, lessons=lessons)
+        return fitting.fit(self, data, rng=rng, lessons=lessons, n_envs=n_envs)
 
     def normalise_input(self, obs: Tensor, action: Tensor) -> Tensor:
         """[B, S], [B, A] in their own units -> [B, S+A] in units of the data's spread."""

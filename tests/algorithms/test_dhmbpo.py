@@ -191,6 +191,11 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
         assert torch.equal(old, new)
 
 
+def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "truncate": {"name": "macura", "xi": 1e-9}}).learn(70)
+    assert agent.imagined.size == 0 and agent.updates["actor"] == 70
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -205,6 +210,13 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
         ({"gamma": 1.0}, r"gamma must be below 1, for values are bounded by 1 / \(1 - gamma\), got 1.0"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
+        ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
+        (
+            {"buffer_size": 50, "learning_starts": 60},
+            r"buffer_size must be at least 60, .* \(learning_starts=60\), got 50",
+        ),
+        ({"buffer_size": 50, "learning_starts": None}, r"buffer_size must be at least 300, .*, got 50"),
+        ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),
         ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
     ],
 )

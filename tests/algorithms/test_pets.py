@@ -95,6 +95,13 @@ def test_playing_changes_nothing_of_the_training(planner: PETS) -> None:
     assert not np.array_equal(planner.predict(OBS)[0], planner.predict(OBS)[0])
 
 
+def test_before_the_first_fit_it_acts_at_random_or_in_the_middle() -> None:
+    agent = PETS(env=gym.make("Pendulum-v1"), **TINY)
+    assert not agent.predict(np.ones((2, 3), np.float32), deterministic=True)[0].any()
+    drawn = agent.predict(np.zeros((500, 3), np.float32))[0]
+    assert drawn.shape == (500, 1) and abs(drawn).max() <= 2.0 and 1.0 < drawn.std() < 1.3
+
+
 def test_one_observation_gives_one_action(planner: PETS) -> None:
     action, state = planner.predict(OBS[0], deterministic=True)
     assert action.shape == (1,) and planner.env is not None and planner.env.action_space.contains(action)
@@ -133,6 +140,7 @@ def test_it_plans_the_same_when_it_was_saved(planner: PETS, tmp_path: Path) -> N
     ("wrong", "said"),
     [
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"particles": 2.0}, "particles must be a whole number of at least 1, got 2.0"),
         ({"elites": 31}, r"elites must be between 1 and candidates \(30\), got 31"),
         ({"particles": 3}, r"particles must be a multiple of world_model.elites \(2\), got 3"),
         ({"planner": "mppi"}, "planner must be icem or cem, got 'mppi'"),

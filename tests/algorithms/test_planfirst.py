@@ -8,14 +8,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dyna import cli, forgetting
 from dyna.algorithms.dhmbpo import DHMBPO
+from dyna.algorithms.pets import PETS
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.allowances import Gated
+from dyna.budgets import Budget
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.runs import Run
@@ -69,7 +72,7 @@ class FiveStepsEnv(ProbeEnv):
 @pytest.fixture
 def untaught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Critics and policy stay as they were made."""
-    monkeypatch.setattr(DHMBPO, "train", lambda *args: None)
+    monkeypatch.setattr(DHMBPO, "teach", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +219,27 @@ def test_a_new_episode_starts_without_a_plan_and_without_a_window() -> None:
     assert len(done) > 3 and agent.configurator.detectors.outcomes > 20
 
 
+@pytest.mark.parametrize("agent", [PlanFirst, PETS])
+def test_actions_may_have_any_shape(agent: type[PlanFirst | PETS]) -> None:
+    class SquareEnv(ProbeEnv):
+        action_space = spaces.Box(-2.0, 2.0, (2, 2))  # type: ignore[assignment]
+
+        def step(self, action: Any) -> Any:
+            assert self.action_space.contains(action)
+            return super().step(action.reshape(-1))
+
+        def outcome(self, action: float) -> tuple[float, bool]:
+            return action, False
+
+    settings = (
+        TINY if agent is PlanFirst else {"learning_starts": 60, "candidates": 12, "elites": 3, "world_model": WORLD}
+    )
+    made = agent(env=SquareEnv(), **settings).learn(70)
+    assert made.updates["plans"] == 70 - 61 and made.replay_buffer.all_transitions().action.shape == (70, 4)
+    assert made.predict(np.zeros(1, np.float32))[0].shape == (2, 2)
+    assert made.predict(np.zeros((3, 1), np.float32), deterministic=True)[0].shape == (3, 2, 2)
+
+
 def test_two_runs_with_one_seed_are_the_same(planner: PlanFirst) -> None:
     again = PlanFirst(env=gym.make("Pendulum-v1"), **TINY).learn(230)
     for name, value in again.policy.state_dict().items():
@@ -230,7 +254,7 @@ def test_it_plans_the_same_when_it_was_saved(planner: PlanFirst, tmp_path: Path)
     assert torch.equal(loaded.thresholds.heads, planner.thresholds.heads)
     loaded.set_env(gym.make("Pendulum-v1"))
     loaded.learn(10, reset_num_timesteps=False)
-    assert loaded.updates["plans"] == planner.updates["plans"] + 10
+    assert loaded.updates["plans"] == loaded.decided["planned"] == planner.updates["plans"] + 10
 
 
 def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst) -> None:
@@ -258,6 +282,8 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"audit": 1.5}, r"audit must be in \[0, 1\], got 1.5"),
         ({"realised_share": 1.0}, "realised_share must be a share below 1, got 1.0"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"horizon": 2.5}, "horizon must be a whole number of at least 1, got 2.5"),
+        ({"truncate": "reject_all"}, "PlanFirst learns nothing without its world model, got .* truncate=RejectAll"),
         ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a PlanFirstPolicy, got SACPolicy"),
     ],
@@ -376,6 +402,14 @@ def test_the_policy_acts_alone_only_where_all_agree(unsure: str) -> None:
     if unsure == "gap":
         agent.thresholds.tau.fill_(1.0)
     assert not agent.is_confident(obs).any()
+
+
+def test_after_an_alarm_every_environment_plans_for_a_horizon() -> None:
+    env = make_vec_env(lambda: gym.make("Pendulum-v1"), 3)
+    agent = sure(PlanFirst(env=env, **{**TINY, "acting": "confident", "audit": 0.0}))
+    obs, agent.alarmed_at = torch.as_tensor(OBS), 99
+    for agent.num_timesteps in range(99, 120, 3):
+        assert agent._left_to_policy(obs).all() == (agent.num_timesteps > 99 + 3 * agent.horizon)
 
 
 def test_some_of_what_the_policy_could_do_alone_is_planned_all_the_same() -> None:
@@ -502,7 +536,7 @@ def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -
 def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
-    monkeypatch.setattr(forgetting, "outdated", lambda *what, **how: [False, True, True])
+    monkeypatch.setattr(forgetting, "outdated", lambda *what, **how: ([False, True, True], 7))
     agent.suspected = {"dynamics": 60, "reward": 50}
     agent.thresholds.lead.fill_(0.2)
     agent.audits.known[0].added = 5
@@ -520,6 +554,15 @@ def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytes
     agent.learn(1)  # counts anew
     assert agent.changed_at == {"reward": 50 - 157}
     assert (lessons := agent.lessons(158)) is not None and lessons.sum(0).tolist() == [158.0, 108.0, 158.0]
+
+
+def test_counting_steps_anew_saves_no_updates() -> None:
+    agent = gated(opening=0, budget=Budget(floor=0.0)).learn(80)
+    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    shut(agent)
+    agent.allowance.saved, before = 0.0, agent.always_on  # type: ignore[attr-defined]
+    agent.learn(65)
+    assert 0 < agent.allowance.saved <= agent.always_on - before == 5  # type: ignore[attr-defined]
 
 
 def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None:

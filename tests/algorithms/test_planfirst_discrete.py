@@ -271,6 +271,7 @@ def test_it_plans_the_same_when_it_was_saved(planner: DiscretePlanFirst, tmp_pat
     ("wrong", "said"),
     [
         ({"realised_share": 0.5}, "critics of discrete actions learn from .* got realised_share=0.5: leave it out"),
+        ({"real_share": 1.0}, "DiscretePlanFirst learns nothing without its world model, got real_share=1.0"),
         ({"distil": True}, "distil needs a policy beside the critics, .*: leave it out"),
         ({"follow": 4}, r"follow must be at most horizon \(3\), got 4"),
         ({"elites": 18}, "elites must be between 1 and 17, the candidates that are no policy_plans, got 18"),

@@ -25,8 +25,20 @@ def test_a_turn_lasts_until_its_steps_are_over_or_its_episode_ends() -> None:
         before = audits.left.clone()
         audits.take(EVERYWHERE, draws)
         assert torch.equal(audits.left, before) or step == 5
-        audits.advance(torch.tensor([False, False, step == 4]))
+        audits.advance(torch.tensor([False, False, step == 4]), NOBODY)
     assert audits.left.tolist() == [0, 0, 5]
+
+
+def test_a_turn_waits_for_its_last_window() -> None:
+    audits = Audits(3, 1.0)
+    audits.take(EVERYWHERE, rng())
+    for _ in range(STEPS + 2):
+        audits.advance(NOBODY, torch.tensor([True, False, True]))
+    assert audits.left.tolist() == [1, 0, 1] and [ring.size for ring in audits.known] == [0, 0]
+    audits.note(EVERYWHERE, torch.ones(3))
+    assert audits.advance(torch.tensor([False, False, True]), torch.tensor([True, False, False]))
+    assert audits.left.tolist() == [1, 0, 0] and sum(ring.size for ring in audits.known) == 1
+    assert audits.advance(NOBODY, NOBODY) and sum(ring.size for ring in audits.known) == 2
 
 
 def test_a_turn_begins_where_no_window_is_under_way() -> None:
@@ -58,11 +70,11 @@ def test_audited_turns_alone_are_remembered_each_with_its_own() -> None:
     audits.noisy[:] = torch.tensor([False, False, True, True])
     audits.note(torch.tensor([0, 1]), torch.tensor([2.0, 3.0]))
     audits.note(torch.tensor([0, 2, 3]), torch.tensor([5.0, 7.0, 11.0]))
-    assert not audits.advance(torch.zeros(4, dtype=torch.bool))
-    assert audits.advance(torch.ones(4, dtype=torch.bool))
+    assert not audits.advance(torch.zeros(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool))
+    assert audits.advance(torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool))
     policy, plans = (ring.all()["outcome"].tolist() for ring in audits.known)
     assert policy == [[3.0, 1.0]] and plans == [[7.0, 2.0]]
-    assert not audits.advance(torch.zeros(4, dtype=torch.bool))
+    assert not audits.advance(torch.zeros(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool))
     assert len(audits.known[0].all()["outcome"]) == 1  # nothing is noted twice
 
 
@@ -70,7 +82,7 @@ def test_a_turn_without_a_window_says_nothing() -> None:
     audits = Audits(3, 0.5)
     audits.take(EVERYWHERE, rng())
     audits.noisy[:] = False
-    assert not audits.advance(~NOBODY)
+    assert not audits.advance(~NOBODY, NOBODY)
     assert [ring.size for ring in audits.known] == [0, 0]
 
 
@@ -120,7 +132,7 @@ def test_an_agent_that_learns_is_not_told_apart_from_itself() -> None:
         for step in range(80):
             audits.take(torch.tensor([0]), draws)
             audits.note(torch.tensor([0]), 0.1 * step + torch.randn(1, generator=draws))
-            if audits.advance(torch.tensor([True])):
+            if audits.advance(torch.tensor([True]), torch.tensor([False])):
                 lead = audits.lead()
         told_apart += lead < 0.05 or lead > 0.95
     assert told_apart < 30 * 1.6
@@ -131,13 +143,13 @@ def test_a_state_that_is_put_back_goes_on_alike() -> None:
     first.take(EVERYWHERE, draws)
     first.noisy[:] = False
     first.note(EVERYWHERE, torch.ones(3))
-    first.advance(torch.tensor([True, False, False]))
+    first.advance(torch.tensor([True, False, False]), NOBODY)
     second.load_state_dict(first.state_dict())
 
     def goes_on(audits: Audits) -> dict[str, Any]:
         audits.take(EVERYWHERE, rng())
         audits.note(EVERYWHERE, torch.ones(3))
-        audits.advance(torch.tensor([False, True, False]))
+        audits.advance(torch.tensor([False, True, False]), NOBODY)
         return audits.state_dict()
 
     one, other = goes_on(first), goes_on(second)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dyna.calibration import MISS_RATE
 from dyna.detectors import ALARM, Detectors, evidence
 
 
@@ -53,6 +54,24 @@ def test_pooled_detectors_cannot_tell_one_from_another() -> None:
     detectors = Detectors(("a", "b"), pooled=True)
     assert [detectors.hear(torch.tensor([True, False])) for _ in range(7)][-1] == ["a", "b"]
     assert detectors.base_rates() == {"a": 1.0, "b": 0.0}
+
+
+def test_pooled_detectors_raise_no_more_false_alarms_than_others() -> None:
+    detectors, rng = Detectors(tuple("abcd"), pooled=True), torch.Generator().manual_seed(0)
+    for missed in torch.rand(10_000, 4, generator=rng) < MISS_RATE:
+        detectors.hear(missed)
+    assert detectors.alarms.tolist() == [int(detectors.alarms[0])] * 4 and detectors.alarms[0] <= 10_000 / ALARM
+
+
+def test_a_change_that_was_judged_does_not_date_the_next_one() -> None:
+    detectors = Detectors(("a", "b"))
+    for _ in range(60):
+        detectors.hear(torch.tensor([True, True]))
+    detectors.restart(["a"])
+    assert detectors.age("a") == detectors.evidence[0] == 0 and detectors.age("b") == 60
+    for i in range(20):
+        detectors.hear(torch.tensor([i >= 15, False]))
+    assert detectors.age("a") == 5
 
 
 def test_a_change_is_dated() -> None:

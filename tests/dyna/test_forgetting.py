@@ -61,7 +61,8 @@ def test_what_contradicts_new_rows_is_outdated_and_what_is_the_same_is_not(
     data = joined(rows(OLD), rows(NEW, **changed, seed=1))
     model, rng = fitted(rows(OLD)), torch.Generator().manual_seed(1)
     before = errors(model, data)
-    found = forgetting.outdated(model, data, taught_by((0.0, 0.0, 0.0)), familiar=1.0, rng=rng)
+    found, updates = forgetting.outdated(model, data, taught_by((0.0, 0.0, 0.0)), familiar=1.0, rng=rng)
+    assert 0 < updates <= 2 * SETTINGS.max_updates
     assert found == [False] * 3 if head is None else found[head]
     assert errors(model, data) == before
 
@@ -69,7 +70,18 @@ def test_what_contradicts_new_rows_is_outdated_and_what_is_the_same_is_not(
 def test_what_is_merely_new_is_no_reason_to_forget() -> None:
     data = joined(rows(OLD), rows(NEW, **PUSHED, seed=1))
     model, rng = fitted(rows(OLD)), torch.Generator().manual_seed(1)
-    assert forgetting.outdated(model, data, taught_by((0.0, 0.0, 0.0)), familiar=0.0, rng=rng) == [False] * 3
+    assert forgetting.outdated(model, data, taught_by((0.0, 0.0, 0.0)), familiar=0.0, rng=rng) == ([False] * 3, 0)
+
+
+def test_ends_are_as_frequent_as_in_the_world_that_is_learned_about() -> None:
+    """Batches hold more new rows and more ends than there are."""
+    model, rng = GaussianEnsemble(2, 1, SETTINGS), torch.Generator().manual_seed(0)
+    old, new = rows(4_000), rows(600, seed=1)
+    old.terminated[:], new.terminated[:] = torch.rand(4_000, generator=rng) < 0.02, torch.rand(600, generator=rng) < 0.06
+    lessons = torch.cat([torch.tensor([1.0, 1.0, 0.0]).expand(4_000, 3), torch.ones(600, 3)])
+    model.fit(joined(old, new), rng=rng, lessons=lessons)
+    told = model.predict_elites(new.obs, new.action).p_terminated.mean()
+    assert float(told) == pytest.approx(float(new.terminated.mean()), rel=0.25)
 
 
 def test_lessons_that_name_every_row_change_nothing_but_the_order_of_draws() -> None:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from dyna import agents, callbacks, checkpoint, envs, registry, runs, snapshot
+from dyna.algorithms.planfirst import PlanFirst
 from dyna.audits import FEWEST
 from dyna.callbacks import Seam
 from dyna.errors import RunFailed, UserError
@@ -140,19 +141,19 @@ PLANNERS = ["planfirst, gated, two environments", "planfirst, discrete actions, 
 @pytest.mark.parametrize("case", [*PLANNERS, "pets, two environments"])
 def test_no_plan_is_followed_or_judged_across_an_episode_that_is_left(case: str, tmp_path: Path) -> None:
     config = make(tmp_path, case)
-    first, second = (agents.make(config, envs.make(config)) for _ in range(2))
+    first, second = (cast(PlanFirst, agents.make(config, envs.make(config))) for _ in range(2))
     first.learn(178)  # in the midst of a window
     state = snapshot.take(first)
     state["environments"][0]["dropped"] = True  # type: ignore[index,call-overload]
     second._setup_learn(200, None)
     (told,) = snapshot.restore(second, state)
     assert "was dropped" in told
-    planned, plan = (getattr(model, "warm_start") for model in (first, second))
+    planned, plan = (model.warm_start for model in (first, second))
     assert planned[0].any() and not plan[0].any() and torch.equal(plan[1], planned[1])
     if case in PLANNERS:
-        before, after = (getattr(model, "configurator").windows.age for model in (first, second))
+        before, after = (model.configurator.windows.age for model in (first, second))
         assert before[0] != NONE and after[0] == NONE and after[1] == before[1]
-        before, after = (getattr(model, "audits").left for model in (first, second))
+        before, after = (model.audits.left for model in (first, second))
         assert after[0] == 0 and after[1] == before[1] and (before[0] > 0) == ("audited" in case)
 
 

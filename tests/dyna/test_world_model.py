@@ -184,7 +184,7 @@ def test_a_wrong_exact_function_is_refused_with_the_values() -> None:
 def test_targets_are_changes_unless_states_are_clearly_nearer(
     monkeypatch: pytest.MonkeyPatch, next_obs_error: float, delta: bool
 ) -> None:
-    def error(model: GaussianEnsemble, data: Transitions, steps: int) -> float:
+    def error(model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int) -> float:
         return 1.0 if model.delta else next_obs_error
 
     monkeypatch.setattr(fitting, "open_loop_error", error)
@@ -274,7 +274,10 @@ def test_windows_never_cross_an_episode_and_find_parallel_environments() -> None
     jump.next_obs[9] += 1.0
     assert all(not (row[0] <= 9 < row[-1]) for row in fitting.windows(jump, 5).tolist())
     twins = Transitions(*(torch.stack([part, part + 100], 1).flatten(0, 1) for part in data))
-    assert fitting.windows(twins, 3)[0].tolist() == [0, 2, 4]
+    assert fitting.windows(twins, 3, 2)[0].tolist() == [0, 2, 4]
+    alike = Transitions(*(torch.ones_like(part) for part in data))  # a row follows from any other
+    assert (fitting.windows(alike, 3, 10).diff() == 10).all() and len(fitting.windows(alike, 3, 10)) == 10
+    assert fitting.windows(alike, 3, 15).shape == (0, 3) and len(fitting.windows(alike, 1, 60)) == 30
 
 
 def test_data_that_is_not_finite_is_named() -> None:
