@@ -134,8 +134,11 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     @torch.no_grad()
     def value(self, obs: Tensor) -> Tensor:
-        """What the policy is worth, by each critic: observations [B, S] -> [C, B]."""
-        return self.critic.values(obs, self.react(obs))
+        """What the policy is worth, by the average of each critic: observations [B, S] -> [C, B].
+
+        A search finds what a critic overrates at the moment; in its average over the last updates that is gone.
+        """
+        return self.critic_target.values(obs, self.react(obs))
 
     # configurator
 
