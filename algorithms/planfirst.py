@@ -110,11 +110,11 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         return self.most_likely(self.policy.player, obs)
 
     @torch.no_grad()
-    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
+    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
         """Mode-2: plans from observations [B, S], begun with [B, H, A] and with what the policy would do."""
         model = PlanModel(self.world_model)
         return mppi(
-            self.score(model, obs),
+            self.score(model, obs, in_play=in_play),
             warm,
             torch.full_like(warm, START_STD),
             n=self.candidates - self.policy_plans,
@@ -134,9 +134,14 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     @torch.no_grad()
     def value(self, obs: Tensor) -> Tensor:
-        """What the policy is worth, by the average of each critic: observations [B, S] -> [C, B].
+        """What the policy is worth, by each critic: observations [B, S] -> [C, B]."""
+        return self.critic.values(obs, self.react(obs))
 
-        A search finds what a critic overrates at the moment; in its average over the last updates that is gone.
+    @torch.no_grad()
+    def value_in_play(self, obs: Tensor) -> Tensor:
+        """As `value`, by the average of each critic over its last updates.
+
+        A search finds what a critic overrates at the moment, which explores, and costs where nothing is to be learned.
         """
         return self.critic_target.values(obs, self.react(obs))
 

@@ -125,13 +125,13 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         return greedy if noise is None else categorical(greedy, noise, self.exploration_rate)
 
     @torch.no_grad()
-    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
+    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
         """Mode-2: plans from observations [B, S], begun near [B, H, A] and with what the policy would do."""
         model = PlanModel(self.world_model)
         known = warm.sum(-1, keepdim=True)  # 0 where there is no action yet
         uniform = 1.0 / warm.shape[-1]
         return categorical_cem(
-            self.score(model, obs),
+            self.score(model, obs, in_play=in_play),
             torch.lerp(warm + (1.0 - known) * uniform, torch.full_like(warm, uniform), UNSURE),
             n=self.candidates - self.policy_plans,
             elites=self.elites,

@@ -127,10 +127,11 @@ class CorrectionMixin(PlanningMixin):
 
     # what plans are judged by
 
-    def score(self, model: PlanModel, obs: Tensor) -> Score:
+    def score(self, model: PlanModel, obs: Tensor, *, in_play: bool = False) -> Score:
         """What plans from observations [B, S] are worth, by members and critics."""
-        value = self.value if self.terminal_value else None
-        return mean_propagation(model, obs, gamma=self.gamma, pessimism=self.pessimism, value=value)
+        value = self.value_in_play if in_play else self.value
+        how: dict[str, Any] = {"gamma": self.gamma, "pessimism": self.pessimism}
+        return mean_propagation(model, obs, value=value if self.terminal_value else None, **how)
 
     @torch.no_grad()
     def is_confident(self, obs: Tensor) -> Tensor:

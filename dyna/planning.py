@@ -57,8 +57,8 @@ class PlanningMixin(DynaMixin):
     audits: Audits  # of plans and of the policy
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
 
-    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
-        """Mode-2: plans from observations [B, S], begun with [B, H, A]."""
+    def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
+        """Mode-2: plans from observations [B, S], begun with [B, H, A], in play by `value_in_play`."""
         raise NotImplementedError
 
     def draw(self, plan: Plan, noise: Tensor) -> Tensor:
@@ -76,6 +76,10 @@ class PlanningMixin(DynaMixin):
     def value(self, obs: Tensor) -> Tensor:
         """What states are worth, by each critic: [B, S] -> [C, B]."""
         raise NotImplementedError
+
+    def value_in_play(self, obs: Tensor) -> Tensor:
+        """As `value`, where plans are made to play and not to explore."""
+        return self.value(obs)
 
     def is_confident(self, obs: Tensor) -> Tensor:
         """Where Mode-1 may act alone: [B, S] -> bool [B]."""
@@ -96,7 +100,7 @@ class PlanningMixin(DynaMixin):
         action, after = self.reply(obs) if noise is None else self.react(obs, noise), torch.zeros_like(warm)
         unsure = (~self.is_confident(obs)).nonzero().squeeze(1)
         if len(unsure):
-            plan = self.plan(obs[unsure], warm[unsure], rng)
+            plan = self.plan(obs[unsure], warm[unsure], rng, in_play=True)
             action[unsure] = plan.actions[:, 0] if noise is None else self.draw(plan, noise[unsure])
             after[unsure] = shifted(plan.actions)
         return action, after
@@ -117,12 +121,15 @@ class PlanningMixin(DynaMixin):
         action[follows] = self.warm_start[follows, 0]
         after[reacts] = 0.0
         intended = torch.full_like(after, torch.nan)
-        if len(thinks):
-            plan = self.plan(obs[thinks], self.warm_start[thinks], self.rng)
-            action[thinks] = torch.where(quiet[thinks, None], plan.actions[:, 0], self.draw(plan, noise[thinks]))
-            after[thinks] = shifted(plan.actions)
-            intended[thinks], self.trusted[thinks] = plan.actions, self.follow
-            self.plans.add(obs=obs[thinks], mean=plan.mean[:, 0], std=plan.std[:, 0])
+        for plays in (False, True):
+            envs = thinks[quiet[thinks] == plays]
+            if not len(envs):
+                continue
+            plan = self.plan(obs[envs], self.warm_start[envs], self.rng, in_play=plays)
+            action[envs] = plan.actions[:, 0] if plays else self.draw(plan, noise[envs])
+            after[envs] = shifted(plan.actions)
+            intended[envs], self.trusted[envs] = plan.actions, self.follow
+            self.plans.add(obs=obs[envs], mean=plan.mean[:, 0], std=plan.std[:, 0])
         self._promise(obs, intended, follows)
         self.trusted, self.warm_start = (self.trusted - 1).clamp_min(0), after
         self.updates["plans"] += len(thinks)

@@ -77,7 +77,10 @@ def test_ends_are_as_frequent_as_in_the_world_that_is_learned_about() -> None:
     """Batches hold more new rows and more ends than there are."""
     model, rng = GaussianEnsemble(2, 1, SETTINGS), torch.Generator().manual_seed(0)
     old, new = rows(4_000), rows(600, seed=1)
-    old.terminated[:], new.terminated[:] = torch.rand(4_000, generator=rng) < 0.02, torch.rand(600, generator=rng) < 0.06
+    old.terminated[:], new.terminated[:] = (
+        torch.rand(4_000, generator=rng) < 0.02,
+        torch.rand(600, generator=rng) < 0.06,
+    )
     lessons = torch.cat([torch.tensor([1.0, 1.0, 0.0]).expand(4_000, 3), torch.ones(600, 3)])
     model.fit(joined(old, new), rng=rng, lessons=lessons)
     told = model.predict_elites(new.obs, new.action).p_terminated.mean()
