@@ -1,5 +1,6 @@
 """Laws of PlanFirst; what it reaches, and whether its thesis holds, is told in docs/planfirst.md."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -333,17 +334,38 @@ def test_what_does_better_in_audits_is_what_plays(
     assert torch.equal(response[0], audited.reply(obs)) != better
 
 
+def test_plans_that_are_played_ask_the_averages_of_the_critics(audited: PlanFirst) -> None:
+    """And those that explore ask the critics of the moment."""
+    audited.learn(62)
+    obs, asked = torch.as_tensor(OBS), []
+    for name, critic in {"moment": audited.critic, "average": audited.critic_target}.items():
+        values = critic.values
+        critic.values = lambda *of, name=name, values=values: asked.append(name) or values(*of)  # type: ignore[func-returns-value]
+    audited.audits.planned[:] = True
+    audited._promise = lambda *_: None  # type: ignore[method-assign]
+    audited.predict(OBS)
+    assert set(asked) == {"average"}
+    for noisy in (True, False):
+        audited.audits.noisy[:] = noisy
+        asked.clear()
+        audited.configurator.windows.age[:] = 0  # turns go on
+        audited.act(obs)
+        assert set(asked) == {"moment" if noisy else "average"}
+    audited.audits.noisy[0] = True
+    audited.act(obs)
+    assert set(asked) == {"moment", "average"}
+
+
 def test_in_audits_an_agent_acts_as_it_plays(audited: PlanFirst) -> None:
     audited.learn(80)
     obs = torch.as_tensor(OBS)
     audited.audits.left[:], audited.trusted[:] = 10, 0
-    for planned in (True, False):
-        audited.audits.planned[:], audited.audits.noisy[:] = planned, torch.tensor([True, False])
+    for planned, noisy in itertools.product((True, False), repeat=2):
+        audited.audits.planned[:], audited.audits.noisy[:] = planned, noisy
         audited.warm_start[:] = 0.0
-        plan = audited.plan(obs, audited.warm_start, same_draws(audited))
-        acted = audited.act(obs)
-        quiet = plan.actions[:, 0] if planned else audited.reply(obs)
-        assert torch.equal(acted[1], quiet[1]) and not torch.equal(acted[0], quiet[0])
+        plan = audited.plan(obs, audited.warm_start, same_draws(audited), in_play=True)
+        played = plan.actions[:, 0] if planned else audited.reply(obs)
+        assert torch.equal(audited.act(obs), played) != noisy
 
 
 @pytest.mark.usefixtures("untaught")

@@ -142,7 +142,7 @@ def deviations(agent: Any, model: PlanModel, obs: Tensor, own: Tensor, rng: torc
     found = {
         f"noise of {size}": (own + size * torch.randn(own.shape, generator=rng)).clamp(-1, 1) for size in DEVIATIONS
     }
-    found["the agent's plan"] = agent.plan(obs, torch.zeros_like(own), rng).actions
+    found["the agent's plan"] = agent.plan(obs, torch.zeros_like(own), rng, in_play=True).actions
     returns = partial(propagated_returns, model, obs, gamma=agent.gamma, value=agent.value)
     policy = returns(own[:, None])
     for doubt in DOUBTS:
