@@ -235,8 +235,7 @@ class DHMBPO(DynaMixin, SAC):
         actor, critic, alpha = self.actor, self.critic, actor_critic.entropy_weight(self)
         rollout = self._rollout(self._starts(batch_size), max(self.training_horizon, 1))
         ahead = rollout if self.training_horizon else rollout.at_once()
-        last = critic.values(ahead.obs[-1], ahead.action[-1]).mean(dim=0)
-        value = ahead.first_value(last, alpha=alpha, gamma=self.gamma)
+        value = ahead.first_value(lambda *of: critic.values(*of).mean(dim=0), alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
         lessons = valued.sample(LESSONS * batch_size, rng=self.rng)
         error = (critic.values(lessons.obs, lessons.action) - lessons.value) / critic.scale

@@ -18,6 +18,12 @@ from dyna.world_model import GaussianEnsemble
 
 Mask = Literal["soft", "hard", "differentiable"]
 
+UNLIKELY = 0.01
+"""Probability that a step is the last, below which nobody is asked for its slope."""
+
+ActionValue = Callable[[Tensor, Tensor], Tensor]
+"""What critics say of actions: obs [N, S], action [N, A] -> [N]."""
+
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor]]
 """A reparameterised policy: obs [B, S] -> action [B, A] in [-1, 1] and its log-density [B]."""
 
@@ -49,11 +55,20 @@ class Expansion(NamedTuple):
             returns.append(self.reward[t] + gamma * going_on)
         return torch.stack(returns[::-1])
 
-    def first_value(self, last_value: Tensor, *, alpha: Tensor, gamma: float) -> Tensor:
-        """Discounted entropy-regularised return [B] of the first action: the first of `action_values`, sooner."""
-        discount = gamma ** torch.arange(len(self.log_prob), device=last_value.device).unsqueeze(1)
-        weight = discount * self.alive
-        earned = torch.cat([self.reward, last_value.unsqueeze(0)])
+    def first_value(self, value: ActionValue, *, alpha: Tensor, gamma: float) -> Tensor:
+        """Discounted entropy-regularised return [B] of the first action: the first of `action_values`, sooner.
+
+        Its slope knows more. An end that is not differentiable has none, and nothing comes after it: a policy that
+        falls before the last step would never learn not to. So as far as a step ends the task, its reward has the slope
+        of what critics say of its action, who know what comes where it does not.
+        """
+        ends = (self.alive[:-1] * self.end > UNLIKELY).nonzero(as_tuple=True)
+        asked = (torch.cat([part[:-1][ends], part[-1]]) for part in (self.obs, self.action))
+        told, n = value(*asked), len(ends[0])
+        last, beyond = told[n:], self.end[ends].detach() * (told[:n] - self.reward[ends])
+        reward = self.reward.index_put(ends, self.reward[ends] + beyond - beyond.detach())
+        weight = gamma ** torch.arange(len(self.log_prob), device=last.device).unsqueeze(1) * self.alive
+        earned = torch.cat([reward, last.unsqueeze(0)])
         return (weight * earned).sum(0) - alpha * (weight[1:] * self.log_prob[1:]).sum(0)
 
     def at_once(self) -> Expansion:
