@@ -148,7 +148,6 @@ class DHMBPO(DynaMixin, SAC):
             numbers = self.world_model.obs_size + self.world_model.action_size
             self.learning_starts = min(STARTS_PER_NUMBER * numbers, MOST_STARTS)
             self._derives_starts = False  # what is loaded later may be told another number
-            self._refuse_short_memory()
 
     def train(self, gradient_steps: int, batch_size: int = 125) -> None:
         """Fit, dream and update for the environment steps just made."""

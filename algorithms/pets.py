@@ -170,6 +170,7 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""
+        limits.steps("horizon", self.horizon)
         limits.check(vars(self))
         if not 1 <= self.elites <= self.candidates:
             raise UserError(f"elites must be between 1 and candidates ({self.candidates}), got {self.elites}")

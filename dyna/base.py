@@ -79,10 +79,6 @@ class DynaMixin(OffPolicyAlgorithm):
         """Fit the world model, and tell the learner what it must know of the data."""
         self.fit_world_model()
 
-    def teach(self, updates: int, batch_size: int) -> None:
-        """Make so many updates of the learner."""
-        raise NotImplementedError
-
     @property
     def dreams(self) -> bool:
         """Whether imagined rows can ever reach the learner."""
@@ -210,16 +206,15 @@ class DynaMixin(OffPolicyAlgorithm):
             self.imagined_capacity, obs_size, action_size, device=self.device, rng=np.random.default_rng(seed)
         )
         self.replay = MixedReplay(self.replay_buffer, self.imagined, self.real_share)
-        self._refuse_short_memory()
 
-    def _refuse_short_memory(self) -> None:
-        """Raise UserError where the replay can never hold what the first fit waits for."""
-        kept, needed = self.replay_buffer.buffer_size * self.n_envs, max(self.learning_starts, FIRST_ROWS)
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        kept, needed = self.replay_buffer.buffer_size, -(-max(self.learning_starts, FIRST_ROWS) // self.n_envs)
         if self.dreams and kept < needed:
             raise UserError(
-                f"buffer_size must be at least {needed}, for the world model is first fitted to as many steps "
-                f"(learning_starts={self.learning_starts}), got {kept}"
+                f"buffer_size must be at least {needed * self.n_envs}, for the world model is first fitted to as many "
+                f"steps (learning_starts={self.learning_starts}), got {self.buffer_size}"
             )
+        return super()._setup_learn(*args, **kwargs)
 
     def _refuse_what_does_not_fit(self) -> None:
         name, space = type(self).__name__, getattr(self, "observation_space", None)

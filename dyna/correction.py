@@ -249,9 +249,9 @@ class CorrectionMixin(PlanningMixin):
             self.logger.record(f"planfirst/gain_{name}", value)
 
     def teach(self, updates: int, batch_size: int) -> None:
-        """Make so many updates of the background learner."""
+        """Make so many updates of the background learner, by its own `teach`."""
         if updates:
-            super().teach(updates, batch_size)
+            super().teach(updates, batch_size)  # type: ignore[misc]  # MBPO and PETS have none and are no backgrounds
 
     def totals(self) -> dict[str, float]:
         """What was decided so far: shares of steps and of gradients, and how far the gate is open."""
@@ -297,6 +297,7 @@ class CorrectionMixin(PlanningMixin):
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""
+        limits.steps("horizon", self.horizon)
         limits.check(vars(self))
         if self.follow > self.horizon:
             raise UserError(f"follow must be at most horizon ({self.horizon}), got {self.follow}")

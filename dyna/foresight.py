@@ -45,6 +45,7 @@ class ForesightMixin(BasePolicy):
             )
         obs, vectorized = self.obs_to_tensor(observation)
         assert isinstance(obs, Tensor)  # Dict observations are refused
+        obs = obs.to(self.blank.device)  # a policy without weights does not know where its agent is
         warm = self.blank.repeat(len(obs), *[1] * (self.blank.dim() - 1))
         if state is not None:
             warm.copy_(torch.as_tensor(state[0]))

@@ -23,7 +23,7 @@ _COUNTS = (
     *("batch_size", "buffer_size", "cg_max_steps", "line_search_max_iter", "n_critic_updates", "n_delta", "n_epochs"),
     *("n_eval_episodes", "n_steps", "policy_delay", "stats_window_size", "sub_sampling_factor", "train_freq"),
     *("target_update_interval", "model_every", "dream_every", "rollouts", "model_lifetime"),
-    *("horizon", "candidates", "policy_plans", "elites", "iterations", "particles", "follow"),
+    *("candidates", "policy_plans", "elites", "iterations", "particles", "follow"),
 )
 _COUNTS_FROM_ZERO = ("opening", "learning_starts", "distribution_horizon", "training_horizon")
 _NOT_NEGATIVE = (
@@ -43,6 +43,12 @@ RANGES: dict[str, tuple[float, float]] = {
 _WHOLE = frozenset((*_COUNTS, *_COUNTS_FROM_ZERO, "gradient_steps", "sde_sample_freq"))
 _OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
 """What may be given as a schedule, a word, a pair or None, too."""
+
+
+def steps(name: str, value: Any) -> None:
+    """Raise UserError for what is no number of steps; one algorithm's may be a list where another's is not."""
+    if not isinstance(value, Integral) or value < 1:
+        raise UserError(f"{name} must be a whole number of at least 1, got {value!r:.80}")
 
 
 def check(settings: Mapping[str, Any]) -> None:

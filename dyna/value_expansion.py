@@ -62,7 +62,8 @@ class Expansion(NamedTuple):
         falls before the last step would never learn not to. So as far as a step ends the task, its reward has the slope
         of what critics say of its action, who know what comes where it does not.
         """
-        ends = (self.alive[:-1] * self.end > UNLIKELY).nonzero(as_tuple=True)
+        likely = self.alive[:-1] * self.end > UNLIKELY
+        ends = (likely & (not self.end.requires_grad)).nonzero(as_tuple=True)
         asked = (torch.cat([part[:-1][ends], part[-1]]) for part in (self.obs, self.action))
         told, n = value(*asked), len(ends[0])
         last, beyond = told[n:], self.end[ends].detach() * (told[:n] - self.reward[ends])

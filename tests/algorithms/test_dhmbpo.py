@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
 
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.errors import UserError
@@ -191,6 +192,16 @@ def test_no_gradient_reaches_the_model(dreamer: DHMBPO) -> None:
         assert torch.equal(old, new)
 
 
+@pytest.mark.parametrize(("starts", "n_envs", "needed"), [(60, 1, 60), (60, 7, 63), (None, 1, 300)])
+def test_a_replay_that_never_holds_enough_to_begin_with_is_refused(
+    starts: int | None, n_envs: int, needed: int
+) -> None:
+    env = make_vec_env("Pendulum-v1", n_envs)
+    agent = DHMBPO(env=env, **{**TINY, "buffer_size": 55, "learning_starts": starts})
+    with pytest.raises(UserError, match=f"buffer_size must be at least {needed}, .*, got 55"):
+        agent.learn(1)
+
+
 def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
     agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "truncate": {"name": "macura", "xi": 1e-9}}).learn(70)
     assert agent.imagined.size == 0 and agent.updates["actor"] == 70
@@ -211,11 +222,6 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
-        (
-            {"buffer_size": 50, "learning_starts": 60},
-            r"buffer_size must be at least 60, .* \(learning_starts=60\), got 50",
-        ),
-        ({"buffer_size": 50, "learning_starts": None}, r"buffer_size must be at least 300, .*, got 50"),
         ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),
         ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
     ],

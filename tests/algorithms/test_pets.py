@@ -139,7 +139,7 @@ def test_it_plans_the_same_when_it_was_saved(planner: PETS, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"horizon": 0}, "horizon must be at least 1, got 0"),
+        ({"horizon": 0}, "horizon must be a whole number of at least 1, got 0"),
         ({"particles": 2.0}, "particles must be a whole number of at least 1, got 2.0"),
         ({"elites": 31}, r"elites must be between 1 and candidates \(30\), got 31"),
         ({"particles": 3}, r"particles must be a multiple of world_model.elites \(2\), got 3"),

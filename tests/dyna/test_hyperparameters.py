@@ -97,6 +97,14 @@ def test_a_dataclass_keeps_the_defaults_of_its_argument() -> None:
     assert hyperparameters.build(Nested, settings)["size"] == Size(width=64, rate=1.0)
 
 
+def test_a_horizon_may_grow_where_it_is_not_a_plans() -> None:
+    for algo in ("mbpo", "mbdqn"):
+        cls = registry.find(algo)
+        settings = hyperparameters.parse(cls, ["horizon=[1,20,0,1000]"])
+        hyperparameters.check(cls, settings)
+        assert settings == {"horizon": [1, 20, 0, 1000]}
+
+
 def test_a_dataclass_speaks_for_itself() -> None:
     with pytest.raises(UserError, match="width must be at least 1, got 0"):
         hyperparameters.parse(Nested, ["size.width=0"])

@@ -93,16 +93,17 @@ def test_the_value_of_the_first_action_is_the_first_of_all_values() -> None:
     torch.testing.assert_close(expansion.first_value(lambda obs, action: said, **terms), found)
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
 @pytest.mark.parametrize("end", [0.0, 0.004, 0.5, 1.0])
-def test_a_step_that_ends_the_task_has_the_slope_of_what_critics_say(end: float) -> None:
-    """Nothing else says how to avoid the end."""
+def test_a_step_that_ends_the_task_has_the_slope_of_what_critics_say(end: float, differentiable: bool) -> None:
+    """Nothing else says how to avoid the end, unless this is differentiable itself."""
     action = torch.zeros(3, 6, 1, requires_grad=True)
-    ends = torch.tensor([[0.0], [end]]).expand(2, 6)
+    ends = torch.tensor([[0.0], [end]]).expand(2, 6).clone().requires_grad_(differentiable)
     expansion = Expansion(torch.zeros(3, 6, 1), action, torch.zeros(3, 6), 5.0 * action[:2, :, 0], ends)
     value = expansion.first_value(lambda obs, action: 7.0 * action[:, 0] + 100.0, alpha=torch.tensor(0.0), gamma=0.5)
     torch.testing.assert_close(value, torch.full((6,), 0.25 * (1.0 - end) * 100.0))
     (slope,) = torch.autograd.grad(value.sum(), action)
-    asked = end if end > 0.01 else 0.0
+    asked = end if end > 0.01 and not differentiable else 0.0
     expected = torch.tensor([5.0, 0.5 * (5.0 + asked * 2.0), 0.25 * (1.0 - end) * 7.0])
     torch.testing.assert_close(slope[:, 0, 0], expected)
 
