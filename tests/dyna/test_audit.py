@@ -140,7 +140,7 @@ SMALL = (
 
 
 def train(function: str) -> int:
-    words = f"train --env task:Walk --eval-every 0 -n 240 --runs runs -p {SMALL} reward_fn=task:{function}"
+    words = f"train --algo mbpo --env task:Walk --eval-every 0 -n 240 --runs runs -p {SMALL} reward_fn=task:{function}"
     return cli.main([*words.split(), "--no-progress"])
 
 

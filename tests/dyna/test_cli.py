@@ -331,7 +331,7 @@ def test_the_readmes_environment_is_trained_from_its_own_folder(tmp_path: Path) 
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     code = readme.split("## Your own environment")[1].split("```python\n")[1].split("```")[0]
     (tmp_path / "cart.py").write_text(code)
-    settings = ["learning_starts=60", "gradient_steps=1", "rollouts=1", "world_model.max_updates=20"]
+    settings = ["learning_starts=60", "gradient_steps=1", "world_model.max_updates=20"]
     command = [sys.executable, "-m", "dyna", "train", "--env", "cart:Cart", "-n", "150", "--eval-episodes", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
