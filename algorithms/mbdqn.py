@@ -108,14 +108,8 @@ class MBDQN(BranchedDyna, DQN):
             **more,
         )
 
-    def train(self, gradient_steps: int, batch_size: int = 32) -> None:
-        """Fit and imagine where it is due, then learn from real and imagined steps; SB3 moves the target network."""
-        if self.is_fit_due():
-            self.refit()
-        self.teach(gradient_steps, batch_size)
-
     def teach(self, updates: int, batch_size: int) -> None:
-        """Make so many updates of the Q-network."""
+        """Make so many updates of the Q-network, from real and imagined steps; SB3 moves the target network."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         losses = [self._update(self.sample(batch_size)) for _ in range(updates)]

@@ -53,21 +53,19 @@ class MBPO(BranchedDyna, SAC):
             **more,
         )
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Algorithm 2, lines 3 to 10, for the environment steps just made."""
+    def teach(self, updates: int, batch_size: int) -> None:
+        """Algorithm 2, lines 9 and 10; `refit` makes lines 3 to 8 of it, where they are due."""
         self.policy.set_training_mode(True)
         optimisers = [self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer]
         self._update_learning_rate([optimiser for optimiser in optimisers if optimiser is not None])
-        if self.is_fit_due():
-            self.refit()  # lines 3 to 8
         losses = []
-        for step in range(gradient_steps):  # lines 9-10
+        for step in range(updates):
             losses.append(self._update(self.sample(batch_size)))
             if step % self.target_update_interval == 0:
                 actor_critic.update_target(self.critic, self.critic_target, self.tau)
-        self._n_updates += gradient_steps
-        self.updates["critic"] += gradient_steps
-        self.updates["actor"] += gradient_steps
+        self._n_updates += updates
+        self.updates["critic"] += updates
+        self.updates["actor"] += updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         told = actor_critic.read(losses)
         self.logger.record("train/critic_loss", told["critic"])

@@ -158,11 +158,6 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         plan = self.plan(obs, warm, rng)
         return plan.actions[:, 0], _next(plan, warm.shape[1])
 
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Fit the world model where it is due; there is nothing else to learn."""
-        if self.is_fit_due():
-            self.refit()
-
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """Nothing is imagined but plans; without one, uniform actions: obs [B, S] -> [B, A] in [-1, 1]."""
         drawn = torch.rand(len(obs), self.world_model.action_size, generator=self.rng, device=obs.device)
@@ -202,11 +197,12 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        if self.num_timesteps < learning_starts or self.world_model.version == 0:  # nothing to plan with yet
-            return super()._sample_action(self.num_timesteps + 1, action_noise, n_envs)
         obs = torch.as_tensor(np.asarray(self._last_obs), dtype=torch.float32, device=self.device)
-        plan = self.plan(obs, self.warm_start, self.rng)
-        action, self.warm_start = plan.actions[:, 0], _next(plan, self.warm_start.shape[1])
+        random = self.num_timesteps < learning_starts
+        response = None if random else self.respond(obs, self.warm_start, False, self.rng)
+        if response is None:
+            return super()._sample_action(self.num_timesteps + 1, action_noise, n_envs)
+        action, self.warm_start = response
         self.updates["plans"] += n_envs
         scaled = self.policy.shaped(action)
         return self.policy.unscale_action(scaled), scaled

@@ -30,8 +30,7 @@ def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherw
 class BranchedDyna(DynaMixin):
     """Put before an SB3 off-policy class, it branches short imagined rollouts off real states and mixes the two.
 
-    The subclass writes `imagination_policy` and `train`, which begins with `refit` where that is due and learns from
-    `sample`.
+    The subclass writes `imagination_policy` and `teach`, which learns from `sample`.
 
     :param real_share: Share of real transitions in every batch; with 1, nothing is imagined.
     :param model_every: Environment steps between two fits of the world model.

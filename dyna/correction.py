@@ -129,9 +129,9 @@ class CorrectionMixin(PlanningMixin):
 
     def score(self, model: PlanModel, obs: Tensor, *, in_play: bool = False) -> Score:
         """What plans from observations [B, S] are worth, by members and critics."""
-        value = self.value_in_play if in_play else self.value
-        how: dict[str, Any] = {"gamma": self.gamma, "pessimism": self.pessimism}
-        return mean_propagation(model, obs, value=value if self.terminal_value else None, **how)
+        asked = self.value_in_play if in_play else self.value
+        value = asked if self.terminal_value else None
+        return mean_propagation(model, obs, gamma=self.gamma, pessimism=self.pessimism, value=value)
 
     @torch.no_grad()
     def is_confident(self, obs: Tensor) -> Tensor:
@@ -249,9 +249,9 @@ class CorrectionMixin(PlanningMixin):
             self.logger.record(f"planfirst/gain_{name}", value)
 
     def teach(self, updates: int, batch_size: int) -> None:
-        """Make so many updates of the background learner, by its own `teach`."""
+        """Make so many updates of the background learner."""
         if updates:
-            super().teach(updates, batch_size)  # type: ignore[misc]  # MBPO and PETS have none and are no backgrounds
+            super().teach(updates, batch_size)
 
     def totals(self) -> dict[str, float]:
         """What was decided so far: shares of steps and of gradients, and how far the gate is open."""

@@ -19,6 +19,7 @@ from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.pets import PETS
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.allowances import Gated
+from dyna.bounded import BoundedCritic
 from dyna.budgets import Budget
 from dyna.config import RunConfig
 from dyna.errors import UserError
@@ -223,7 +224,7 @@ def test_a_new_episode_starts_without_a_plan_and_without_a_window() -> None:
 @pytest.mark.parametrize("agent", [PlanFirst, PETS])
 def test_actions_may_have_any_shape(agent: type[PlanFirst | PETS]) -> None:
     class SquareEnv(ProbeEnv):
-        action_space = spaces.Box(-2.0, 2.0, (2, 2))  # type: ignore[assignment]
+        action_space = spaces.Box(-2.0, 2.0, (2, 2))
 
         def step(self, action: Any) -> Any:
             assert self.action_space.contains(action)
@@ -335,15 +336,21 @@ def test_what_does_better_in_audits_is_what_plays(
     assert torch.equal(response[0], audited.reply(obs)) != better
 
 
-def test_plans_that_are_played_ask_the_averages_of_the_critics(audited: PlanFirst) -> None:
+def test_plans_that_are_played_ask_the_averages_of_the_critics(
+    audited: PlanFirst, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And those that explore ask the critics of the moment."""
     audited.learn(62)
-    obs, asked = torch.as_tensor(OBS), []
-    for name, critic in {"moment": audited.critic, "average": audited.critic_target}.items():
-        values = critic.values
-        critic.values = lambda *of, name=name, values=values: asked.append(name) or values(*of)  # type: ignore[func-returns-value]
+    obs, asked, critics = torch.as_tensor(OBS), [], {id(audited.critic): "moment", id(audited.critic_target): "average"}
+    values = BoundedCritic.values
+
+    def noted(critic: BoundedCritic, *of: torch.Tensor) -> torch.Tensor:
+        asked.append(critics[id(critic)])
+        return values(critic, *of)
+
+    monkeypatch.setattr(BoundedCritic, "values", noted)
+    monkeypatch.setattr(audited, "_promise", lambda *_: None)
     audited.audits.planned[:] = True
-    audited._promise = lambda *_: None  # type: ignore[method-assign]
     audited.predict(OBS)
     assert set(asked) == {"average"}
     for noisy in (True, False):
@@ -579,13 +586,14 @@ def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytes
     assert (lessons := agent.lessons(158)) is not None and lessons.sum(0).tolist() == [158.0, 108.0, 158.0]
 
 
-def test_counting_steps_anew_saves_no_updates() -> None:
+def test_counting_steps_anew_saves_no_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = gated(opening=0, budget=Budget(floor=0.0)).learn(80)
-    agent.correct = lambda verdict: None  # type: ignore[method-assign]
+    monkeypatch.setattr(agent, "correct", lambda verdict: None)
     shut(agent)
-    agent.allowance.saved, before = 0.0, agent.always_on  # type: ignore[attr-defined]
+    assert isinstance(agent.allowance, Gated)
+    agent.allowance.saved, before = 0.0, agent.always_on
     agent.learn(65)
-    assert 0 < agent.allowance.saved <= agent.always_on - before == 5  # type: ignore[attr-defined]
+    assert 0 < agent.allowance.saved <= agent.always_on - before == 5
 
 
 def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None:

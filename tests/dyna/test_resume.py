@@ -143,8 +143,8 @@ def test_no_plan_is_followed_or_judged_across_an_episode_that_is_left(case: str,
     config = make(tmp_path, case)
     first, second = (cast(PlanFirst, agents.make(config, envs.make(config))) for _ in range(2))
     first.learn(178)  # in the midst of a window
-    state = snapshot.take(first)
-    state["environments"][0]["dropped"] = True  # type: ignore[index,call-overload]
+    state: dict[str, Any] = snapshot.take(first)
+    state["environments"][0]["dropped"] = True
     second._setup_learn(200, None)
     (told,) = snapshot.restore(second, state)
     assert "was dropped" in told
