@@ -158,6 +158,11 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         plan = self.plan(obs, warm, rng)
         return plan.actions[:, 0], _next(plan, warm.shape[1])
 
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Fit the world model where it is due; there is nothing else to learn."""
+        if self.is_fit_due():
+            self.refit()
+
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """Nothing is imagined but plans; without one, uniform actions: obs [B, S] -> [B, A] in [-1, 1]."""
         drawn = torch.rand(len(obs), self.world_model.action_size, generator=self.rng, device=obs.device)

@@ -33,8 +33,9 @@ log = logging.getLogger("dyna")
 class DynaMixin(OffPolicyAlgorithm):
     """Put before an SB3 off-policy class, it adds a world model, imagined replay and what a checkpoint needs of them.
 
-    `learn`, `collect_rollouts`, `predict`, callbacks and `VecEnv` stay SB3's. The subclass writes `imagination_policy`
-    and, unless it only plans, `teach`; it calls `settle` before SB3's constructor, and may extend `refit` and `train`.
+    `learn`, `collect_rollouts`, `predict`, callbacks and `VecEnv` stay SB3's. The subclass writes `train` and
+    `imagination_policy`, calls `settle` before SB3's constructor, then `refit` and `dream` as its paper does. Its updates
+    alone are in `teach`, if other classes are to say when they are made.
     """
 
     lives_by_model: ClassVar[bool] = False
@@ -80,13 +81,8 @@ class DynaMixin(OffPolicyAlgorithm):
         self.fit_world_model()
 
     def teach(self, updates: int, batch_size: int) -> None:
-        """Make so many updates of the learner; where there is none, nothing is to be done."""
-
-    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
-        """Fit where it is due, then learn; called by SB3 for the environment steps just made."""
-        if self.is_fit_due():
-            self.refit()
-        self.teach(gradient_steps, batch_size)
+        """Make so many updates of the learner."""
+        raise NotImplementedError
 
     @property
     def dreams(self) -> bool:

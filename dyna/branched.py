@@ -75,6 +75,12 @@ class BranchedDyna(DynaMixin):
         )
         super().__init__(policy, env, **learner)  # type: ignore[arg-type]  # None while SB3 loads
 
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """Refit and imagine where it is due, then learn for the environment steps just made."""
+        if self.is_fit_due():
+            self.refit()
+        self.teach(gradient_steps, batch_size)
+
     def refit(self) -> None:
         """Refit the world model and imagine anew from states of all real transitions."""
         self.fit_world_model()  # line 3
