@@ -34,8 +34,8 @@ class DynaMixin(OffPolicyAlgorithm):
     """Put before an SB3 off-policy class, it adds a world model, imagined replay and what a checkpoint needs of them.
 
     `learn`, `collect_rollouts`, `predict`, callbacks and `VecEnv` stay SB3's. The subclass writes `train` and
-    `imagination_policy`, calls `settle` before SB3's constructor, then `refit` and `dream` as its paper does. Its updates
-    alone are in `teach`, if other classes are to say when they are made.
+    `imagination_policy`, calls `settle` before SB3's constructor, then `refit` and `dream` as its paper does. Where
+    other classes are to say when its updates are made, these alone are in `teach`.
     """
 
     lives_by_model: ClassVar[bool] = False
