@@ -269,7 +269,7 @@ class DHMBPO(DynaMixin, SAC):
         """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
 
         Critics begin in the middle of that. With lower values an agent falls forward for a quick reward, with higher
-        ones it only keeps alive.
+        ones it only keeps alive. They never begin below 0, what an end is worth: it would be a relief from the start.
         """
         reward, horizon = data.reward, 1 / (1 - self.gamma)
         least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
@@ -279,7 +279,7 @@ class DHMBPO(DynaMixin, SAC):
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,
             "high": max(0.0, float(reward.max()) + slack + self.curiosity * MOST_NOVEL * spread) * horizon,
-            "centre": centre * horizon,
+            "centre": max(centre, 0.0) * horizon,
             "scale": spread * horizon,
         }
 
