@@ -17,6 +17,7 @@ from dyna.value_expansion import Valued
 from dyna.world_model import EnsembleSettings
 from tests.probes import ActionRewardEnv
 
+README = Path(__file__).parents[2] / "README.md"
 TINY: dict[str, Any] = {
     "seed": 4,
     "device": "cpu",
@@ -115,6 +116,32 @@ def test_values_may_hold_all_that_curiosity_can_pay() -> None:
     )
     assert curious["high"] - plain["high"] == pytest.approx(3.0 * curious["scale"])
     assert {**curious, "high": 0.0} == {**plain, "high": 0.0}
+
+
+@pytest.mark.parametrize(("least", "begin"), [(-10.0, 0.0), (-1.0, 100.0)])
+def test_critics_begin_in_the_middle_of_usual_rewards_and_never_below_what_an_end_is_worth(
+    least: float, begin: float
+) -> None:
+    reward = torch.linspace(least, 2.0, 1001)
+    data = Transitions(torch.zeros(1001, 3), torch.zeros(1001, 1), reward, torch.zeros(1001, 3), torch.zeros(1001))
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY)
+    assert agent._value_scale(data)["centre"] == pytest.approx(begin, abs=1e-3)
+
+
+def test_where_every_step_costs_ending_the_task_is_not_what_is_learned_first() -> None:
+    lesson = README.read_text().split("```python")[2].split("```")[0]
+    assert "class Cart" in lesson
+    names: dict[str, Any] = {}
+    exec(lesson, names)  # the environment that a newcomer begins with
+    learner = {"learning_starts": 200, "learning_rate": 3e-3, "distribution_horizon": 20, "training_horizon": 5}
+    model = EnsembleSettings(members=3, elites=2, width=32, depth=2, max_updates=100, target="delta")
+    agent = DHMBPO(env=names["Cart"](), **{**TINY, **learner, "seed": 0, "world_model": model}).learn(300)
+    env = names["Cart"]()
+    obs, _ = env.reset(seed=0)
+    for _ in range(100):
+        obs, _, terminated, truncated, _ = env.step(agent.predict(obs, deterministic=True)[0])
+        assert not terminated
+    assert truncated
 
 
 def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
