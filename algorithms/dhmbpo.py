@@ -165,6 +165,8 @@ class DHMBPO(DynaMixin, SAC):
         scale = self._value_scale(self.replay_buffer.all_transitions())
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
+        if model.version == 1:
+            actor_critic.weigh_entropy(self, scale["scale"] * (1 - self.gamma))
         self._valued = None  # what was said by another model
 
     def teach(self, updates: int, batch_size: int) -> None:

@@ -7,9 +7,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers import TransformReward
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 
+from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.errors import UserError
 from dyna.types import Transitions
@@ -129,8 +131,7 @@ def test_critics_begin_in_the_middle_of_usual_rewards_and_never_below_what_an_en
 
 
 def test_where_every_step_costs_ending_the_task_is_not_what_is_learned_first() -> None:
-    lesson = README.read_text().split("```python")[2].split("```")[0]
-    assert "class Cart" in lesson
+    lesson = README.read_text().split("## Your own environment")[1].split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(lesson, names)  # the environment that a newcomer begins with
     learner = {"learning_starts": 200, "learning_rate": 3e-3, "distribution_horizon": 20, "training_horizon": 5}
@@ -142,6 +143,21 @@ def test_where_every_step_costs_ending_the_task_is_not_what_is_learned_first() -
         obs, _, terminated, truncated, _ = env.step(agent.predict(obs, deterministic=True)[0])
         assert not terminated
     assert truncated
+
+
+@pytest.mark.parametrize(("factor", "nearest"), [(1.0, None), (1e-4, 0.1), (1e4, 100.0)])
+def test_what_entropy_is_worth_at_first_follows_rewards_that_are_far_from_1(
+    factor: float, nearest: float | None
+) -> None:
+    env = TransformReward(gym.make("Pendulum-v1"), lambda reward: factor * float(reward))
+    agent = DHMBPO(env=env, **TINY).learn(61)
+    usual = float(agent.critic.scale) * (1 - agent.gamma)
+    expected = 0.1 * (usual / nearest if nearest else 1.0)
+    assert agent.log_ent_coef is not None
+    weight = float(agent.log_ent_coef.detach().exp())
+    assert weight == pytest.approx(expected, rel=0.1), "61 updates have moved it by a thousandth each"
+    given = DHMBPO(env=env, **TINY, ent_coef=0.3).learn(61)
+    assert float(actor_critic.entropy_weight(given)) == pytest.approx(0.3), "what is given is not touched"
 
 
 def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
