@@ -93,7 +93,7 @@ def test_critics_learn_what_was_valued(monkeypatch: pytest.MonkeyPatch) -> None:
         taught = Valued(told.obs, told.action, torch.full_like(told.value, value))
         monkeypatch.setattr(agent, "_evaluate", lambda batch_size, taught=taught: taught)
         agent._valued = None
-        agent.train(400, 32)
+        agent.train(800, 32)
         said = agent.critic.values(told.obs, told.action).detach()
         assert float((said - value).abs().mean()) < 0.05 * (high - low)
 
