@@ -21,11 +21,9 @@ from torch import Tensor, nn
 from dyna.errors import Diverged
 from dyna.networks import EnsembleMLP
 from dyna.types import Transitions
-from dyna.units import Standardised
+from dyna.units import NEAR_SPREAD, Standardised
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-NEAR = (0.1, 100.0)
-"""Between these the spread of usual rewards is not far from 1."""
 
 
 class StackedCritic(BaseModel):
@@ -103,15 +101,15 @@ def entropy_weight(agent: SAC) -> Tensor:
     return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
 
-def weigh_entropy(agent: SAC, unit: float) -> None:
-    """Where usual rewards are far from 1, in env units, begin to learn the entropy's weight as far from it.
+def weigh_entropy(agent: SAC, spread: float) -> None:
+    """Where the spread of usual rewards is far from 1, begin to learn the entropy's weight as far from it.
 
     The weight moves by its step size, a thousandth an update: among rewards of thousandths entropy would be all that
     counts for as long as most runs last.
     """
     if agent.log_ent_coef is not None:
         with torch.no_grad():
-            agent.log_ent_coef += math.log(unit / min(max(unit, NEAR[0]), NEAR[1]))
+            agent.log_ent_coef += math.log(spread / min(max(spread, NEAR_SPREAD[0]), NEAR_SPREAD[1]))
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ NEAR_OBS = (1e-2, 1e2)
 """From the least standard deviation to the greatest distance from 0 of a dimension that a network takes as it is."""
 NEAR_REWARD = (1e-2, 1e3)
 """Between these the greatest reward, whatever its sign, is taken as it is."""
+NEAR_SPREAD = (0.1, 100.0)
+"""Between these the spread of usual rewards lets entropy begin with the weight that it is given."""
 
 
 class Standardised(FlattenExtractor):

@@ -17,9 +17,9 @@ from dyna.errors import UserError
 from dyna.types import Transitions
 from dyna.value_expansion import Valued
 from dyna.world_model import EnsembleSettings
+from tests import readme
 from tests.probes import ActionRewardEnv
 
-README = Path(__file__).parents[2] / "README.md"
 TINY: dict[str, Any] = {
     "seed": 4,
     "device": "cpu",
@@ -131,9 +131,8 @@ def test_critics_begin_in_the_middle_of_usual_rewards_and_never_below_what_an_en
 
 
 def test_where_every_step_costs_ending_the_task_is_not_what_is_learned_first() -> None:
-    lesson = README.read_text().split("## Your own environment")[1].split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
-    exec(lesson, names)  # the environment that a newcomer begins with
+    exec(readme.cart(), names)  # the environment that a newcomer begins with
     learner = {"learning_starts": 200, "learning_rate": 3e-3, "distribution_horizon": 20, "training_horizon": 5}
     model = EnsembleSettings(members=3, elites=2, width=32, depth=2, max_updates=100, target="delta")
     agent = DHMBPO(env=names["Cart"](), **{**TINY, **learner, "seed": 0, "world_model": model}).learn(300)

@@ -21,6 +21,7 @@ import dyna.train
 from dyna import cli, hyperparameters, registry
 from dyna.config import RunConfig
 from dyna.errors import RunFailed, UserError
+from tests import readme
 
 
 class FakeRun:
@@ -328,9 +329,7 @@ def test_a_run_is_trained_listed_evaluated_and_run_again(
 
 
 def test_the_readmes_environment_is_trained_from_its_own_folder(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    code = readme.split("## Your own environment")[1].split("```python\n")[1].split("```")[0]
-    (tmp_path / "cart.py").write_text(code)
+    (tmp_path / "cart.py").write_text(readme.cart())
     settings = ["learning_starts=60", "gradient_steps=1", "world_model.max_updates=20"]
     command = [sys.executable, "-m", "dyna", "train", "--env", "cart:Cart", "-n", "150", "--eval-episodes", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
