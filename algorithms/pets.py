@@ -17,14 +17,13 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from dyna import limits
-from dyna.base import DynaMixin
 from dyna.branched import with_actions
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
-from dyna.plan_model import PlanModel
 from dyna.plan_scores import trajectory_sampling
 from dyna.planners import cem, icem
 from dyna.plans import Plan, shifted
+from dyna.receding import RecedingHorizonMixin
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 START_STD = 0.5  # of the first iteration: the bounds -1 and 1 are two deviations from the middle (the authors' code)
@@ -47,7 +46,7 @@ class PlanningPolicy(ForesightMixin, BasePolicy):
         return torch.zeros(shape) if deterministic else 2.0 * torch.rand(shape) - 1.0
 
 
-class PETS(DynaMixin, OffPolicyAlgorithm):
+class PETS(RecedingHorizonMixin, OffPolicyAlgorithm):
     """Probabilistic ensembles with trajectory sampling: model predictive control with a learned model.
 
     Reward and termination are learned too, unless exact functions are given. Every step costs a plan, in evaluations as
@@ -136,10 +135,21 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    @property
+    def plan_dtype(self) -> torch.dtype:
+        """Of what plans multiply."""
+        return torch.bfloat16 if self.bfloat16 else torch.float32
+
+    def blank(self) -> Tensor:
+        """No action, as a mean and, for icem, as plans to keep: zeros [1, M, H, A]."""
+        kept = max(1, round(0.3 * self.elites)) if self.planner == "icem" else 0
+        return torch.zeros(1, 1 + kept, self.horizon, self.world_model.action_size, device=self.device)
+
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator) -> Plan:
         """Plans from observations [B, S], begun with [B, M, H, A]: where to look first, and for icem plans to try."""
-        model = PlanModel(self.world_model, dtype=torch.bfloat16 if self.bfloat16 else torch.float32)
-        score = trajectory_sampling(model, obs, particles=self.particles, redeal=self.propagation == "ts1", rng=rng)
+        score = trajectory_sampling(
+            self.plan_model(), obs, particles=self.particles, redeal=self.propagation == "ts1", rng=rng
+        )
         mean = warm[:, 0]
         search: dict[str, Any] = {"n": self.candidates, "elites": self.elites, "iterations": self.iterations}
         if self.planner == "icem":
@@ -181,24 +191,6 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         if self.particles % believed:
             raise UserError(f"particles must be a multiple of world_model.elites ({believed}), got {self.particles}")
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        kept = max(1, round(0.3 * self.elites)) if self.planner == "icem" else 0
-        self.policy.blank = torch.zeros(1, 1 + kept, self.horizon, self.world_model.action_size, device=self.device)
-        self.policy.respond = self.respond
-        self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1, 1)
-
-    def leave_episode(self, i: int) -> None:
-        """The running episode of environment i is left for a new one, which has no plan yet."""
-        self.warm_start[i] = 0.0
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        going_on = self._last_obs is not None
-        result = super()._setup_learn(*args, **kwargs)
-        if not going_on or self.num_timesteps == 0 or len(self.warm_start) != self.n_envs:  # new episodes start
-            self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1, 1)
-        return result
-
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -211,11 +203,6 @@ class PETS(DynaMixin, OffPolicyAlgorithm):
         self.updates["plans"] += n_envs
         scaled = self.policy.shaped(action)
         return self.policy.unscale_action(scaled), scaled
-
-    def _store_transition(self, replay_buffer: Any, buffer_action: Any, new_obs: Any, *rest: Any) -> None:
-        super()._store_transition(replay_buffer, buffer_action, new_obs, *rest)
-        dones = rest[1]
-        self.warm_start[torch.as_tensor(dones, device=self.device)] = 0.0
 
 
 def _next(plan: Plan, kept: int) -> Tensor:

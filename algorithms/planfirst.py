@@ -24,7 +24,6 @@ from dyna.branched import with_actions
 from dyna.correction import CorrectionMixin
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
-from dyna.plan_model import PlanModel
 from dyna.plan_seeds import noisy_plans
 from dyna.planners import mppi
 from dyna.plans import Plan
@@ -112,7 +111,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     @torch.no_grad()
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
         """Mode-2: plans from observations [B, S], begun with [B, H, A] and with what the policy would do."""
-        model = PlanModel(self.world_model)
+        model = self.plan_model()
         return mppi(
             self.score(model, obs, in_play=in_play),
             warm,

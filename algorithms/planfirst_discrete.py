@@ -20,7 +20,6 @@ from dyna.correction import CorrectionMixin
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
 from dyna.imagination import imagine
-from dyna.plan_model import PlanModel
 from dyna.plan_seeds import noisy_plans
 from dyna.planners import categorical_cem
 from dyna.plans import Plan
@@ -127,7 +126,7 @@ class DiscretePlanFirst(CorrectionMixin, Background):
     @torch.no_grad()
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
         """Mode-2: plans from observations [B, S], begun near [B, H, A] and with what the policy would do."""
-        model = PlanModel(self.world_model)
+        model = self.plan_model()
         known = warm.sum(-1, keepdim=True)  # 0 where there is no action yet
         uniform = 1.0 / warm.shape[-1]
         return categorical_cem(

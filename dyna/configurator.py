@@ -97,15 +97,13 @@ class Configurator:
         promised = propagated_returns(model, obs, both, gamma=self.gamma, value=self.value).mean(0)
         self.windows.begin(envs, promised[:, 0], torch.where(alone, torch.nan, promised[:, 1]))
 
-    def judge(
-        self, model: GaussianEnsemble, replay: PackedReplayBuffer, closed: Closed, rng: torch.Generator
-    ) -> Verdict:
+    def judge(self, model: PlanModel, replay: PackedReplayBuffer, closed: Closed, rng: torch.Generator) -> Verdict:
         """Hold the outcome of windows that have just ended against their promise."""
-        steps, planner = newest_steps(replay, closed), PlanModel(model)
+        steps = newest_steps(replay, closed)
         how: dict[str, Any] = {"value": self.value, "gamma": self.gamma}
-        account = settle(planner, steps, planned=closed.planned, policy=closed.policy, **how)
-        noise = chance(planner, steps, particles=PARTICLES, rng=rng, **how)
-        scores = surprise(model, steps.at(-1))
+        account = settle(model, steps, planned=closed.planned, policy=closed.policy, **how)
+        noise = chance(model, steps, particles=PARTICLES, rng=rng, **how)
+        scores = surprise(model.model, steps.at(-1))
         residual = account.critic - self.thresholds.bias
         missed = torch.stack([account.dynamics, account.reward, account.termination, residual])
         limit = torch.maximum(self.thresholds.tau, 2.0 * noise)

@@ -242,7 +242,7 @@ class CorrectionMixin(PlanningMixin):
     def _look(self) -> None:
         """What the newest updates changed in imagination says whether the gate stays open."""
         obs = self.replay_buffer.sample_obs(LOOKED_FROM)
-        gain = self.improvement.look(PlanModel(self.world_model), obs, self.gamma)
+        gain = self.improvement.look(self.plan_model(), obs, self.gamma)
         self.allowance.gate.look(self.num_timesteps, moves=gain.matters)
         self.unseen = 0.0
         for name, value in zip(Gain._fields, gain, strict=True):

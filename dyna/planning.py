@@ -16,13 +16,11 @@ from torch import Tensor
 
 from dyna import fitting
 from dyna.audits import Audits
-from dyna.base import DynaMixin
 from dyna.calibration import Thresholds, surprise
 from dyna.configurator import Configurator, Verdict
-from dyna.foresight import ForesightMixin
-from dyna.plan_model import PlanModel
 from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
+from dyna.receding import RecedingHorizonMixin
 from dyna.restarts import DROPPED
 from dyna.rings import Ring
 from dyna.windows import Closed, Windows, newest_steps
@@ -32,7 +30,7 @@ Acting = Literal["plan", "audited", "confident", "policy"]
 REMEMBERED_PLANS = 2_000
 
 
-class PlanningMixin(DynaMixin):
+class PlanningMixin(RecedingHorizonMixin):
     """Put before a Dyna method with a policy and critics, it collects by plans and judges them.
 
     The subclass sets the attributes from `acting` to `decided` before SB3's constructor, and writes the six methods
@@ -42,7 +40,6 @@ class PlanningMixin(DynaMixin):
 
     stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans", "audits")
     """Attributes with a state_dict, which checkpoints hold."""
-    policy: ForesightMixin
     acting: Acting
     horizon: int  # steps of a plan
     follow: int  # steps for which a plan is followed at most
@@ -52,10 +49,13 @@ class PlanningMixin(DynaMixin):
     gamma: float
     decided: dict[str, int]  # environment steps planned, followed and reacted
     alarmed_at: int  # step of the last alarm
-    warm_start: Tensor  # [n_envs, H, A] what the next plans start from
     trusted: Tensor  # [n_envs] steps for which the plan that there is will be followed
     audits: Audits  # of plans and of the policy
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
+
+    def blank(self) -> Tensor:
+        """No action: zeros [1, H, A]."""
+        return torch.zeros(1, self.horizon, self.world_model.action_size, device=self.device)
 
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
         """Mode-2: plans from observations [B, S], begun with [B, H, A], in play by `value_in_play`."""
@@ -155,7 +155,7 @@ class PlanningMixin(DynaMixin):
         waiting = self.configurator.windows.waiting().to(self.device)
         envs = waiting[~follows[waiting]]
         if len(envs):
-            model = PlanModel(self.world_model)
+            model = self.plan_model()
             alone = policy_plans(model, obs[envs], self.react, 1, self.horizon)[:, 0]
             self.configurator.promise(model, envs, obs[envs], intended[envs], alone)
 
@@ -183,11 +183,10 @@ class PlanningMixin(DynaMixin):
         super()._store_transition(replay_buffer, buffer_action, new_obs, *rest)
         _, dones, infos = rest
         done, windows = torch.as_tensor(dones, dtype=torch.bool), self.configurator.windows
-        self.warm_start[done.to(self.device)] = 0.0
         self.trusted[done.to(self.device)] = 0
         windows.drop(torch.tensor([DROPPED in info for info in infos]))  # such a step is replaced by another
         for closed in windows.advance(done):
-            verdict = self.configurator.judge(self.world_model, self.replay_buffer, closed, self.rng)
+            verdict = self.configurator.judge(self.plan_model(), self.replay_buffer, closed, self.rng)
             if verdict.alarms:
                 self.alarmed_at = self.num_timesteps
             self.correct(verdict)
@@ -221,27 +220,19 @@ class PlanningMixin(DynaMixin):
         )
         widths = {"obs": obs_size, "mean": action_size, "std": action_size}
         self.plans = Ring(REMEMBERED_PLANS, widths, self.device)
-        self.policy.respond = self.respond
-        self.policy.blank = torch.zeros(1, self.horizon, action_size, device=self.device)
-        self._forget_episodes()
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        going_on = self._last_obs is not None
-        result = super()._setup_learn(*args, **kwargs)
-        if not going_on or self.num_timesteps == 0 or len(self.warm_start) != self.n_envs:  # new episodes start
-            self._forget_episodes()
-        return result
+        self.forget_episodes()
 
     def leave_episode(self, i: int) -> None:
         """The running episode of environment i is left for a new one: nothing that was promised of it will come."""
-        self.warm_start[i] = 0.0
+        super().leave_episode(i)
         self.trusted[i] = 0
         self.configurator.windows.drop(i)
         self.audits.leave(i)
 
-    def _forget_episodes(self) -> None:
+    def forget_episodes(self) -> None:
+        """New episodes start in all environments, and nothing that was promised of the old ones will come."""
+        super().forget_episodes()
         self.alarmed_at = -self.horizon * self.n_envs - 1
-        self.warm_start = self.policy.blank.repeat(self.n_envs, 1, 1)
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
         self.audits.begin(self.n_envs, self.device)
@@ -261,4 +252,4 @@ class PlanningMixin(DynaMixin):
         return [*names, "thresholds"], tensors
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "thresholds", "warm_start", "trusted", *self.stateful]
+        return [*super()._excluded_save_params(), "thresholds", "trusted", *self.stateful]

@@ -81,7 +81,7 @@ def watched(known: tuple[GaussianEnsemble, Transitions], what: World, steps: int
         next_obs, reward, end = what(obs, action, draw)
         replay.add(obs[None], next_obs[None], np.array([[action]]), np.array([reward]), np.array([end]), [{}])
         for closed in configurator.windows.advance(torch.tensor([end])):
-            verdict = configurator.judge(model, replay, closed, rng)
+            verdict = configurator.judge(PlanModel(model), replay, closed, rng)
             account = verdict.account
             torch.testing.assert_close(account.broken, account.model + account.replan)
             assert account.policy_gap < 0  # the policy pushes up, where more is earned
@@ -140,7 +140,7 @@ def test_one_outcome_that_misses_by_a_whole_return_is_an_alarm(known: tuple[Gaus
         configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), plans, plans + 0.1)
         live(replay, H, lambda obs, action, rng, fall=fall: (obs, fall, True), seed=0)
         (closed,) = configurator.windows.advance(torch.tensor([True]))
-        verdict = configurator.judge(model, replay, closed, torch.Generator().manual_seed(0))
+        verdict = configurator.judge(PlanModel(model), replay, closed, torch.Generator().manual_seed(0))
         assert verdict.alarms == raised and configurator.shocks == len(raised)
 
 
@@ -164,7 +164,7 @@ def test_where_the_policy_acts_there_is_no_gap_to_be_seen(known: tuple[GaussianE
     configurator.promise(PlanModel(model), torch.tensor([0]), torch.zeros(1, 1), none, plans)
     for end in live(replay, H, world, seed=9):
         closed = configurator.windows.advance(torch.tensor([end]))
-    verdict = configurator.judge(model, replay, closed[0], torch.Generator().manual_seed(0))
+    verdict = configurator.judge(PlanModel(model), replay, closed[0], torch.Generator().manual_seed(0))
     assert "policy_gap" not in metrics_of(verdict) and float(configurator.thresholds.gap) == float("inf")
 
 
