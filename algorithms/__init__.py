@@ -12,10 +12,10 @@ if __name__ != "dyna.algorithms":
     raise ImportError(f"import dyna.algorithms instead of {__name__}: two names would make two classes of an algorithm")
 
 TABLE: dict[str, str | tuple[str, ...]] = {
+    "planfirst": ("dyna.algorithms.planfirst:PlanFirst", "dyna.algorithms.planfirst_discrete:DiscretePlanFirst"),
+    "dhmbpo": "dyna.algorithms.dhmbpo:DHMBPO",
     "mbpo": "dyna.algorithms.mbpo:MBPO",
     "mbdqn": "dyna.algorithms.mbdqn:MBDQN",
-    "dhmbpo": "dyna.algorithms.dhmbpo:DHMBPO",
-    "planfirst": ("dyna.algorithms.planfirst:PlanFirst", "dyna.algorithms.planfirst_discrete:DiscretePlanFirst"),
     "pets": "dyna.algorithms.pets:PETS",
     "dyna-q": "dyna.algorithms.dyna_q:DynaQ",
     "dyna-q-plus": "dyna.algorithms.dyna_q_plus:DynaQPlus",
@@ -35,7 +35,7 @@ TABLE: dict[str, str | tuple[str, ...]] = {
     "ppo_lstm": "sb3_contrib:RecurrentPPO",
 }
 """An algorithm's name and the address of its class, imported when it is first asked for; of several classes that share
-a name, the first that takes an environment's actions."""
+a name, the first that takes an environment's actions. Of those that fit, the doctor recommends the first that dreams."""
 
 _ALL = (each for found in TABLE.values() for each in ((found,) if isinstance(found, str) else found))
 _ADDRESSES = {address.partition(":")[2]: address for address in _ALL}

@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
+from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dyna import actor_critic, limits
 from dyna.actor_critic import Losses
-from dyna.base import DynaMixin
+from dyna.base import DynaMixin, with_actions
 from dyna.bounded import BoundedCritic, BoundedSACPolicy
 from dyna.errors import UserError
 from dyna.truncation import Truncation
@@ -73,6 +74,7 @@ class DHMBPO(DynaMixin, SAC):
     """
 
     lives_by_model = True
+    fixed = {**DynaMixin.fixed, "target_update_interval": (1, "moves its targets at every update")}
     policy_aliases = {"MlpPolicy": BoundedSACPolicy}
     policy: BoundedSACPolicy
     critic: BoundedCritic  # type: ignore[assignment]
@@ -103,8 +105,6 @@ class DHMBPO(DynaMixin, SAC):
         termination_fn: KnownTermination | None = None,
         **sac: Any,
     ) -> None:
-        if isinstance(policy, type) and not issubclass(policy, BoundedSACPolicy):
-            raise UserError(f"policy must be MlpPolicy or a BoundedSACPolicy, got {policy.__name__}")
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
         if mask not in get_args(Mask):
@@ -129,7 +129,7 @@ class DHMBPO(DynaMixin, SAC):
             )
         super().__init__(
             policy,
-            env,  # type: ignore[arg-type]  # None while SB3 loads
+            with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),  # type: ignore[arg-type]  # None while SB3 loads
             learning_rate,
             learning_starts=learning_starts or 0,
             batch_size=batch_size,
@@ -182,11 +182,7 @@ class DHMBPO(DynaMixin, SAC):
                 self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
             self._n_updates += 1
-        self.updates["critic"] += updates
-        self.updates["actor"] += updates
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, value in actor_critic.read(losses).items():
-            self.logger.record(f"train/{name}", value)
+        actor_critic.tell(self, losses)
 
     def fit_interval(self) -> int:
         """`model_every`, or as many steps as make the data of the last fit grow by `model_growth`."""
@@ -246,9 +242,7 @@ class DHMBPO(DynaMixin, SAC):
         actor_critic.step(critic.optimizer, critic_loss)
         actor_critic.update_target(critic, self.critic_target, self.tau)
         entropy = -rollout.log_prob[0].detach().mean()
-        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
-            excess = entropy - float(self.target_entropy)
-            actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)
+        actor_critic.update_temperature(self, entropy)
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
 
     def _rollout(self, start: Tensor, horizon: int) -> Expansion:

@@ -18,7 +18,8 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor, nn
 
-from dyna.branched import BranchedDyna, with_actions
+from dyna.base import with_actions
+from dyna.branched import BranchedDyna
 from dyna.errors import UserError
 from dyna.types import Transitions
 from dyna.units import Standardised
@@ -92,8 +93,6 @@ class MBDQN(BranchedDyna, DQN):
         imagined_epsilon: float = 0.1,
         **more: Any,
     ) -> None:
-        if isinstance(policy, type) and not issubclass(policy, QPolicy):
-            raise UserError(f"policy must be MlpPolicy or a QPolicy, got {policy.__name__}")
         if not 0.0 <= imagined_epsilon <= 1.0:
             raise UserError(f"imagined_epsilon must be in [0, 1], got {imagined_epsilon}")
         self.double_q, self.imagined_epsilon = double_q, imagined_epsilon

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dyna import actor_critic
 from dyna.actor_critic import Losses, StackedSACPolicy
-from dyna.branched import BranchedDyna, with_actions
-from dyna.errors import UserError
+from dyna.base import with_actions
+from dyna.branched import BranchedDyna
 from dyna.types import Transitions
 
 
@@ -42,8 +42,6 @@ class MBPO(BranchedDyna, SAC):
         gradient_steps: int = 10,
         **more: Any,
     ) -> None:
-        if isinstance(policy, type) and not issubclass(policy, StackedSACPolicy):
-            raise UserError(f"policy must be MlpPolicy or a StackedSACPolicy, got {policy.__name__}")
         super().__init__(
             policy,
             with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),
@@ -64,14 +62,7 @@ class MBPO(BranchedDyna, SAC):
             if step % self.target_update_interval == 0:
                 actor_critic.update_target(self.critic, self.critic_target, self.tau)
         self._n_updates += updates
-        self.updates["critic"] += updates
-        self.updates["actor"] += updates
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        told = actor_critic.read(losses)
-        self.logger.record("train/critic_loss", told["critic"])
-        self.logger.record("train/actor_loss", told["actor"])
-        self.logger.record("train/entropy", told["entropy"])
-        self.logger.record("train/ent_coef", told["alpha"])
+        actor_critic.tell(self, losses)
 
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """The current policy's action, sampled: obs [B, S] -> [B, A] in [-1, 1]."""
@@ -81,7 +72,5 @@ class MBPO(BranchedDyna, SAC):
 
     def _update(self, batch: Transitions) -> Losses:
         losses = actor_critic.update(self.policy, batch, alpha=actor_critic.entropy_weight(self), gamma=self.gamma)
-        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
-            excess = losses.entropy - float(self.target_entropy)
-            actor_critic.update_temperature(self.log_ent_coef, self.ent_coef_optimizer, excess)
+        actor_critic.update_temperature(self, losses.entropy)
         return losses

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from dyna import limits
-from dyna.branched import with_actions
+from dyna.base import with_actions
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
 from dyna.plan_scores import trajectory_sampling

@@ -1,4 +1,4 @@
-"""PlanFirst: a planner acts, and reinforcement learning is limited to where what it promised did not come.
+"""PlanFirst: a planner acts, and what it promised says where reinforcement learning must correct it.
 
 The parts are others': policy-seeded MPPI with a terminal value (TD-MPC2: Hansen et al. 2024; LOOP: Sikchi et al. 2021),
 value expansions through an ensemble (DHMBPO: Kubo et al. 2025), split-conformal sets, Shiryaev-Roberts e-detectors.
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
+from dyna.base import with_actions
 from dyna.bounded import BoundedSACPolicy
-from dyna.branched import with_actions
 from dyna.correction import CorrectionMixin
 from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
@@ -75,8 +75,6 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         distil: bool = False,
         **more: Any,
     ) -> None:
-        if isinstance(policy, type) and not issubclass(policy, PlanFirstPolicy):
-            raise UserError(f"policy must be MlpPolicy or a PlanFirstPolicy, got {policy.__name__}")
         if not 0.0 < temperature < math.inf:
             raise UserError(f"temperature must be finite and above 0, got {temperature}")
         if not 0.0 <= realised_share < 1.0:

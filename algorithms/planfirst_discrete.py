@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 
 from dyna.algorithms.mbdqn import MBDQN, QPolicy
+from dyna.base import with_actions
 from dyna.correction import CorrectionMixin
-from dyna.errors import UserError
 from dyna.foresight import ForesightMixin
 from dyna.imagination import imagine
 from dyna.plan_seeds import noisy_plans
@@ -62,8 +63,6 @@ class DiscretePlanFirst(CorrectionMixin, Background):
 
     :param policy_plans: How many of the candidates the policy makes.
     :param imagined_epsilon: Probability of a random action in imagination and in the policy's plans but the first.
-    :param distil: Not for discrete actions.
-    :param realised_share: Not for discrete actions.
     """
 
     plays_by = (*CorrectionMixin.plays_by, "imagined_epsilon")
@@ -79,21 +78,9 @@ class DiscretePlanFirst(CorrectionMixin, Background):
         horizon: int = 10,
         policy_plans: int = 8,
         opening: int = 1_000,
-        distil: bool = False,
-        realised_share: float = 0.0,
         **more: Any,
     ) -> None:
-        if isinstance(policy, type) and not issubclass(policy, DiscretePlanFirstPolicy):
-            raise UserError(f"policy must be MlpPolicy or a DiscretePlanFirstPolicy, got {policy.__name__}")
-        if distil:
-            raise UserError(
-                "distil needs a policy beside the critics, and the policy of discrete actions is Q itself: leave it out"
-            )
-        if realised_share:
-            raise UserError(
-                f"critics of discrete actions learn from imagined steps and real ones alone, got "
-                f"realised_share={realised_share}: leave it out"
-            )
+        env = with_actions(env, spaces.Discrete, "PlanFirst takes a Box")
         super().__init__(
             policy,
             env,

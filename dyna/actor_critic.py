@@ -147,6 +147,16 @@ def read(losses: Sequence[Losses]) -> dict[str, float]:
     return told
 
 
+def tell(agent: SAC, losses: Sequence[Losses]) -> None:
+    """Count some updates, and log the losses of the last under SB3's names; raises Diverged as `read` does."""
+    agent.updates["critic"] += len(losses)  # type: ignore[attr-defined]  # of a Dyna method
+    agent.updates["actor"] += len(losses)  # type: ignore[attr-defined]
+    agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
+    told = read(losses)
+    for name, value in zip(("critic_loss", "actor_loss", "entropy", "ent_coef"), told.values(), strict=True):
+        agent.logger.record(f"train/{name}", value)
+
+
 def update(
     policy: StackedSACPolicy,
     batch: Transitions,
@@ -169,10 +179,11 @@ def update(
     return Losses(critic_loss.detach(), actor_loss.detach(), -log_prob.detach().mean(), alpha.reshape(()))
 
 
-def update_temperature(log_alpha: Tensor, optimiser: torch.optim.Optimizer, excess: Tensor) -> None:
-    """Move log alpha against `excess` [], how far the policy's entropy is above its target (section 5)."""
-    log_alpha.grad = excess.reshape(log_alpha.shape)
-    optimiser.step()
+def update_temperature(agent: SAC, entropy: Tensor) -> None:
+    """Where it is learned, move log alpha against how far the policy's entropy [] is above its target (section 5)."""
+    if agent.log_ent_coef is not None and agent.ent_coef_optimizer is not None:
+        agent.log_ent_coef.grad = (entropy - float(agent.target_entropy)).reshape(agent.log_ent_coef.shape)
+        agent.ent_coef_optimizer.step()
 
 
 def update_target(critic: nn.Module, target: nn.Module, tau: float) -> None:

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
 
 from dyna import audit, envs, generators, limits
@@ -30,6 +32,14 @@ RESCORED_STEPS = 5  # depth to which predictions are held against real steps tha
 log = logging.getLogger("dyna")
 
 
+def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherwise: str) -> GymEnv | None:
+    """The environment, made where only its id was given; raises UserError where its actions are of another kind."""
+    made: GymEnv | None = maybe_make_env(env, 0)  # type: ignore[arg-type]  # None while SB3 loads
+    if made is not None and not isinstance(made.action_space, kind):
+        raise UserError(f"{kind.__name__} actions are needed, got {made.action_space}: {otherwise}")
+    return made
+
+
 class DynaMixin(OffPolicyAlgorithm):
     """Put before an SB3 off-policy class, it adds a world model, imagined replay and what a checkpoint needs of them.
 
@@ -40,6 +50,14 @@ class DynaMixin(OffPolicyAlgorithm):
 
     lives_by_model: ClassVar[bool] = False
     """Whether nothing is learned where nothing is imagined."""
+    fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+        "n_steps": (1, "learns from one-step transitions"),
+        "use_sde": (False, "explores by its entropy, and sac by gSDE too"),
+        "use_sde_at_warmup": (False, "explores by its entropy, and sac by gSDE too"),
+        "sde_sample_freq": (-1, "explores by its entropy, and sac by gSDE too"),
+        "optimize_memory_usage": (False, "packs its replay already"),
+    }
+    """SB3's arguments that cannot be set: by name the value that each has, and why."""
 
     replay_buffer: PackedReplayBuffer
     model_every: int
@@ -225,6 +243,10 @@ class DynaMixin(OffPolicyAlgorithm):
         name, space = type(self).__name__, getattr(self, "observation_space", None)
         if space is None:
             raise UserError(f"{name} needs an environment, got env=None: pass one, or its Gymnasium id")
+        fitting = tuple(self.policy_aliases.values())
+        if not issubclass(self.policy_class, fitting):
+            kinds = " or ".join(sorted({kind.__name__ for kind in fitting}))
+            raise UserError(f"policy must be MlpPolicy or a {kinds}, got {self.policy_class.__name__}")
         limits.check(vars(self))
         if self.lives_by_model and not self.dreams:
             raise UserError(
@@ -239,12 +261,9 @@ class DynaMixin(OffPolicyAlgorithm):
             raise UserError(
                 f"{name} normalises inside its model, got an environment in VecNormalize: pass it unwrapped"
             )
-        if self.n_steps > 1:
-            raise UserError(f"{name} learns from one-step transitions, got n_steps={self.n_steps}: leave it at 1")
-        if self.use_sde:
-            raise UserError(f"{name} explores by its entropy, got use_sde=True: leave it out, or use sac")
-        if self.optimize_memory_usage:
-            raise UserError(f"{name} packs its replay already, got optimize_memory_usage=True: leave it out")
+        for setting, (value, reason) in self.fixed.items():
+            if (got := getattr(self, setting)) != value:
+                raise UserError(f"{name} {reason}, got {setting}={got}: leave it out")
         if self.replay_buffer_class is None:
             self.replay_buffer_class = PackedReplayBuffer
         if not issubclass(self.replay_buffer_class, PackedReplayBuffer):

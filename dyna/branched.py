@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gymnasium import spaces
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
@@ -17,14 +15,6 @@ from dyna.imagination import MBPOSchedule
 from dyna.truncation import Truncation
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
-
-
-def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherwise: str) -> GymEnv | None:
-    """The environment, made where only its id was given; raises UserError where its actions are of another kind."""
-    made: GymEnv | None = maybe_make_env(env, 0)  # type: ignore[arg-type]  # None while SB3 loads
-    if made is not None and not isinstance(made.action_space, kind):
-        raise UserError(f"{kind.__name__} actions are needed, got {made.action_space}: {otherwise}")
-    return made
 
 
 class BranchedDyna(DynaMixin):

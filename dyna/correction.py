@@ -1,8 +1,8 @@
-"""Learning that is limited to what broken promises must correct: the part of PlanFirst that all its learners share.
+"""Learning that can be limited to what broken promises must correct: the part of PlanFirst that all its learners share.
 
-A Dyna method learns in the background, as much as an allowance grants. Alarms open the gate of that allowance, and a
-look at what learning has changed in imagination closes it again. Alarms about the world model may bring a refit, and a
-ledger tells what was planned, learnt and refitted.
+A Dyna method learns in the background, as much as an allowance grants: by default always. Alarms open the gate of that
+allowance, and a look at what learning has changed in imagination closes it again. Alarms about the world model may
+bring a refit, and a ledger tells what was planned, learnt and refitted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("dyna")
 
 
 class CorrectionMixin(PlanningMixin):
-    """Put before a Dyna method, it acts by plans and learns as far as their outcomes ask for it.
+    """Put before a Dyna method, it acts by plans and learns always, or as far as their outcomes ask for it.
 
     The subclass writes `mode_1` and `most_likely`, and what `PlanningMixin` asks for, except `is_confident`
     and `correct`.
@@ -61,7 +61,7 @@ class CorrectionMixin(PlanningMixin):
     :param opening: Environment steps in which the learner is always on, whatever it is.
     :param budget: What a gated learner spends.
     :param update_ratio: Share of an always-on learner's updates that the learners constant and random make.
-    :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides every model_every steps,
+    :param refit_on_alarm: Refit the world model after an alarm for one of its heads, besides those that are due anyway,
         and let that head forget what it learnt before, if it then clearly tells new steps better.
     :param pooled: One detector for all parts instead of one each.
     :param centred: Count as the critics' error only what differs from their residual everywhere.
@@ -72,6 +72,8 @@ class CorrectionMixin(PlanningMixin):
         *("gamma", "reward_fn", "termination_fn"),
     )
     """Hyperparameters that what it does depends on when it has learned."""
+    for_another_reward: ClassVar[dict[str, Any]] = {"acting": "plan", "terminal_value": False, "horizon": 20}
+    """How it plays for a reward that its policy and critics do not know, where nothing else is said."""
     lives_by_model = True
     stateful = (*PlanningMixin.stateful, "allowance", "improvement")
     model_every: int
@@ -272,7 +274,8 @@ class CorrectionMixin(PlanningMixin):
         totals = self.totals()
         planned, spent = (f"{100 * totals[name]:.0f} %" for name in ("steps_planned", "rl_of_always_on"))
         refits = f"{self.refits_on_alarm} model refit{'s' * (self.refits_on_alarm != 1)} on alarm"
-        words = f"planned {planned} of steps, {spent} of always-on's RL updates, {refits}"
+        steps = f"the {sum(self.decided.values()):,} steps after the random ones"
+        words = f"planned {planned} of {steps}, {spent} of always-on's RL updates, {refits}"
         if self.acting == "audited":
             words += f", plays by {self.audits.in_words()}"
         if self.world_model.version == 0:

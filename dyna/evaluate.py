@@ -15,7 +15,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from dyna import agents, envs, plain, runs
+from dyna import agents, envs, plain, registry, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.guard import EnvironmentFailed
@@ -130,19 +130,20 @@ def evaluate_run(
 ) -> Evaluation:
     """Play episodes with the best or the last model of a run; `how` is what `evaluate` takes.
 
-    `hyperparameters` are laid over those of the training, and must be ones by which an agent plays that plans; with
-    another `reward_fn` it aims at that one without learning. A run that was never evaluated has no best model: its last
-    one plays. Runs no code that the run folder holds; raises UserError.
+    `hyperparameters` are laid over those of the training, and must be ones by which an agent plays that plans. With
+    another `reward_fn` it aims at that one without learning, in the way that its class calls `for_another_reward` where
+    nothing else is said. A run that was never evaluated has no best model: its last one plays. Runs no code that the
+    run folder holds; raises UserError.
     """
     run, changed = runs.open(run_path), dict(hyperparameters or {})
-    weights = _weights(run, which)
-    config = dataclasses.replace(run.config, hyperparameters=plain.merge(run.config.hyperparameters, changed))
+    weights, config = _weights(run, which), run.config
 
     def player(env: VecEnv) -> BaseAlgorithm:
-        model = agents.make_player(config, env)
-        _refuse_unplayed(config.algo, changed, getattr(model, "plays_by", ()))
-        if "reward_fn" in changed and "acting" not in changed and hasattr(model, "acting"):
-            model.acting = "plan"  # its policy knows the old reward alone
+        cls = registry.find(config.algo, env.action_space)
+        unsaid = getattr(cls, "for_another_reward", {}) if "reward_fn" in changed else {}
+        played = plain.merge(config.hyperparameters, {**unsaid, **changed})
+        model = agents.make_player(dataclasses.replace(config, hyperparameters=played), env)
+        _refuse_unplayed(config.algo, changed, getattr(cls, "plays_by", ()))
         agents.load(model, weights)
         return model
 

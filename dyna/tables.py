@@ -123,7 +123,9 @@ def reached(run: Run) -> None:
     """What a run has reached."""
     summary = run.summary()
     values = _reached(summary)
-    values |= {f"{name} updates": count for name, count in (summary.get("updates") or {}).items() if count}
+    names = {"plans": "plans made"}
+    counts = summary.get("updates") or {}
+    values |= {names.get(name, f"{name} updates"): count for name, count in counts.items() if count}
     values["dropped episodes"] = summary.get("dropped_episodes") or None
     values["world model holdout error"] = (summary.get("world_model") or {}).get("holdout_error")
     rows = [(name.replace("_", " "), _cell(value)) for name, value in values.items() if value is not None]

@@ -35,7 +35,7 @@ class Cluster:
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise UserError("--ray needs the package 'ray': pip install 'dyna[ray]'") from error
+            raise UserError("--ray needs the package 'ray': pip install -c constraints.txt -e '.[ray]'") from error
         self._ray, self._share, self._folder, self._any_code = ray, share, folder, any_code
         self._tasks: dict[Any, Cell] = {}
         here: dict[str, Any] = {"num_cpus": share.jobs * share.threads, "include_dashboard": False}

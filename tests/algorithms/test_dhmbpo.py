@@ -262,6 +262,11 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"batch_size": None}, "batch_size must be a whole number of at least 1, got None"),
         ({"gamma": 1.0}, r"gamma must be below 1, for values are bounded by 1 / \(1 - gamma\), got 1.0"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a BoundedSACPolicy, got SACPolicy"),
+        (
+            {"target_update_interval": 7},
+            "moves its targets at every update, got target_update_interval=7: leave",
+        ),
+        ({"sde_sample_freq": 4}, "DHMBPO explores by its entropy, .*, got sde_sample_freq=4: leave it out"),
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
         ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.sac.policies import SACPolicy
 
 from dyna.algorithms.pets import PETS
 from dyna.errors import UserError
@@ -143,6 +144,7 @@ def test_it_plans_the_same_when_it_was_saved(planner: PETS, tmp_path: Path) -> N
         ({"particles": 2.0}, "particles must be a whole number of at least 1, got 2.0"),
         ({"elites": 31}, r"elites must be between 1 and candidates \(30\), got 31"),
         ({"particles": 3}, r"particles must be a multiple of world_model.elites \(2\), got 3"),
+        ({"policy": SACPolicy}, "policy must be MlpPolicy or a PlanningPolicy, got SACPolicy"),
         ({"planner": "mppi"}, "planner must be icem or cem, got 'mppi'"),
         ({"propagation": "ts2"}, "propagation must be ts_inf or ts1, got 'ts2'"),
     ],

@@ -659,7 +659,8 @@ def test_a_run_says_in_words_what_was_planned_and_what_was_learned(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = run.summary()["ledger"]
-    assert ledger["in_words"] == "planned 100 % of steps, 100 % of always-on's RL updates, 0 model refits on alarm"
+    planned, spent = "planned 100 % of the 70 steps after the random ones", "100 % of always-on's RL updates"
+    assert ledger["in_words"] == f"{planned}, {spent}, 0 model refits on alarm"
     assert ledger["steps_planned"] == 1.0 and 0 <= ledger["coverage_dynamics"] <= 1
     cli._report(run)
     assert ledger["in_words"] in capsys.readouterr().out.splitlines()
@@ -672,10 +673,12 @@ def spinning(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) ->
 
 def test_another_reward_is_planned_for_without_learning(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     play = ["eval", str(run.path), "--episodes", "1"]
-    changed = ["--reward", "tests.algorithms.test_planfirst:spinning", "-p", "terminal_value=false", "horizon=5"]
-    assert cli.main(play) == cli.main([*play, *changed]) == 0
-    own, other = capsys.readouterr().out.splitlines()
-    assert own.startswith("return ") and other.startswith("return ") and own != other
+    spin = ["--reward", "tests.algorithms.test_planfirst:spinning"]
+    for changed in ([], spin, [*spin, "-p", "terminal_value=false", "horizon=20"], [*spin, "-p", "horizon=5"]):
+        assert cli.main([*play, *changed]) == 0
+    own, other, in_full, nearer = capsys.readouterr().out.splitlines()
+    assert own.startswith("return ") and len({own, other, nearer}) == 3
+    assert in_full == other  # critics that know the old reward say nothing, and plans look further
     assert cli.main([*play, "-p", "follow=2"]) == 2
     said = "planfirst acts by what it learned, so follow=2 would change nothing: it plays by horizon, candidates, "
     assert said in capsys.readouterr().err

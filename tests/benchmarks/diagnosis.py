@@ -65,7 +65,7 @@ def main() -> None:
 def temperature(path: Path) -> float:
     """The newest weight of the entropy, which belongs to training and is not in a saved model."""
     with (path / "progress.csv").open(newline="") as file:
-        told = [row.get("train/ent_coef") or row.get("train/alpha") for row in csv.DictReader(file)]
+        told = [row.get("train/ent_coef") for row in csv.DictReader(file)]
     return float([value for value in told if value][-1])
 
 

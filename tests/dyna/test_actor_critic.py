@@ -75,9 +75,7 @@ def test_forty_updates_end_where_sb3s_end(ent_coef: str | float) -> None:
     for batch in batches(40):
         alpha = ours.ent_coef_tensor if ours.log_ent_coef is None else ours.log_ent_coef.detach().exp()
         losses = actor_critic.update(ours.policy, batch, alpha=alpha, gamma=ours.gamma)  # type: ignore[arg-type]
-        if ours.log_ent_coef is not None and ours.ent_coef_optimizer is not None:
-            excess = losses.entropy - ours.target_entropy
-            actor_critic.update_temperature(ours.log_ent_coef, ours.ent_coef_optimizer, excess)
+        actor_critic.update_temperature(ours, losses.entropy)
         actor_critic.update_target(ours.critic, ours.critic_target, ours.tau)
 
     for name, value in stacked_weights(theirs).items():
