@@ -35,7 +35,7 @@ TABLE: dict[str, str | tuple[str, ...]] = {
     "ppo_lstm": "sb3_contrib:RecurrentPPO",
 }
 """An algorithm's name and the address of its class, imported when it is first asked for; of several classes that share
-a name, the first that takes an environment's actions. Of those that fit, the doctor recommends the first that dreams."""
+a name, the first that takes an environment's actions. The doctor recommends the first that fits and dreams."""
 
 _ALL = (each for found in TABLE.values() for each in ((found,) if isinstance(found, str) else found))
 _ADDRESSES = {address.partition(":")[2]: address for address in _ALL}

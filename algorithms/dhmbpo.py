@@ -162,11 +162,11 @@ class DHMBPO(DynaMixin, SAC):
         self.fit_world_model()
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
+        before = float(self._spread) if model.version > 1 else 1.0
         scale = self._value_scale(self.replay_buffer.all_transitions())
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
-        if model.version == 1:
-            actor_critic.weigh_entropy(self, scale["scale"] * (1 - self.gamma))
+        actor_critic.weigh_entropy(self, float(self._spread), before)
         self._valued = None  # what was said by another model
 
     def teach(self, updates: int, batch_size: int) -> None:
@@ -224,8 +224,7 @@ class DHMBPO(DynaMixin, SAC):
             return torch.zeros_like(rollout.reward)
         novelty = self.world_model.novelty(*(part[:-1].flatten(0, 1) for part in (rollout.obs, rollout.action)))
         self.logger.record_mean("imagination/novelty", float(novelty[(rollout.alive[:-1] > 0.5).flatten()].median()))
-        spread = self.critic.scale * (1 - self.gamma)  # of usual rewards
-        return self.curiosity * spread * novelty.clamp_max(MOST_NOVEL).view_as(rollout.reward)
+        return self.curiosity * self._spread * novelty.clamp_max(MOST_NOVEL).view_as(rollout.reward)
 
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
@@ -261,6 +260,11 @@ class DHMBPO(DynaMixin, SAC):
         """The states [B, S] of the environment that the critics' rollouts begin from."""
         return self.replay_buffer.sample_obs(rows)
 
+    @property
+    def _spread(self) -> Tensor:
+        """How far usual rewards lie apart []."""
+        return self.critic.scale * (1 - self.gamma)
+
     def _value_scale(self, data: Transitions) -> dict[str, float]:
         """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
 
@@ -270,7 +274,7 @@ class DHMBPO(DynaMixin, SAC):
         reward, horizon = data.reward, 1 / (1 - self.gamma)
         least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
         centre, half = (least + most) / 2, (most - least) / 2
-        spread = max(half, float(reward.std()), 0.1 * abs(centre), 1e-6)
+        spread = max(half, float(reward.std()), 0.1 * abs(centre), 1e-6) if reward.any() else 1.0
         slack = float(actor_critic.entropy_weight(self)) * self.world_model.action_size  # what entropy adds
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,

@@ -8,7 +8,6 @@ tells what speaks for it and against it.
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -30,6 +29,7 @@ from dyna.plans import Plan
 from dyna.value_expansion import Valued
 
 START_STD = 0.5  # of a plan's first iteration
+GREEDIEST = 1e6  # temperature: times a return it must be a number
 RECENT = 100  # outcomes that say which constant the critics lack
 DISTILLED = 64  # plans in an update of the policy
 
@@ -75,8 +75,8 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         distil: bool = False,
         **more: Any,
     ) -> None:
-        if not 0.0 < temperature < math.inf:
-            raise UserError(f"temperature must be finite and above 0, got {temperature}")
+        if not 0.0 < temperature <= GREEDIEST:
+            raise UserError(f"temperature must be above 0 and at most {GREEDIEST:g}, got {temperature}")
         if not 0.0 <= realised_share < 1.0:
             raise UserError(f"realised_share must be a share below 1, got {realised_share}")
         self.temperature, self.recentre, self.distil = temperature, recentre, distil

@@ -101,15 +101,16 @@ def entropy_weight(agent: SAC) -> Tensor:
     return agent.ent_coef_tensor if agent.log_ent_coef is None else agent.log_ent_coef.detach().exp()
 
 
-def weigh_entropy(agent: SAC, spread: float) -> None:
-    """Where the spread of usual rewards is far from 1, begin to learn the entropy's weight as far from it.
+def weigh_entropy(agent: SAC, spread: float, before: float) -> None:
+    """Where the spread of usual rewards is far from 1, or was `before`, move the entropy's weight as far as it moved.
 
-    The weight moves by its step size, a thousandth an update: among rewards of thousandths entropy would be all that
-    counts for as long as most runs last.
+    By learning the weight moves by its step size, a thousandth an update: among rewards of thousandths entropy would be
+    all that counts for as long as most runs last, and nothing where the rewards came later.
     """
     if agent.log_ent_coef is not None:
+        near = (each / min(max(each, NEAR_SPREAD[0]), NEAR_SPREAD[1]) for each in (spread, before))
         with torch.no_grad():
-            agent.log_ent_coef += math.log(spread / min(max(spread, NEAR_SPREAD[0]), NEAR_SPREAD[1]))
+            agent.log_ent_coef += math.log(next(near)) - math.log(next(near))
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

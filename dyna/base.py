@@ -83,6 +83,11 @@ class DynaMixin(OffPolicyAlgorithm):
                 raise UserError(f"{name} must be a function, got {function!r:.80}")
         self.world_model_settings = world_model
         self.truncate = truncation(truncate)
+        if world_model.elites < (least := getattr(self.truncate, "least_members", 1)):
+            raise UserError(
+                f"truncate={type(self.truncate).__name__} compares the members that imagination believes: "
+                f"world_model.elites must be at least {least}, got {world_model.elites}"
+            )
         self.real_share = real_share
         self.imagined_capacity = imagined_capacity
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
@@ -248,6 +253,8 @@ class DynaMixin(OffPolicyAlgorithm):
             kinds = " or ".join(sorted({kind.__name__ for kind in fitting}))
             raise UserError(f"policy must be MlpPolicy or a {kinds}, got {self.policy_class.__name__}")
         limits.check(vars(self))
+        if self.gradient_steps == 0:
+            raise UserError(f"{name} learns nothing without updates, got gradient_steps=0: leave it out")
         if self.lives_by_model and not self.dreams:
             raise UserError(
                 f"{name} learns nothing without its world model, got real_share={self.real_share} and "

@@ -76,6 +76,12 @@ class BoundedSACPolicy(StackedSACPolicy):
             "layer_norm": True,
             "features_extractor_class": Standardised,
         }
+        seen = (defaults | kwargs)["features_extractor_class"]
+        if not issubclass(seen, Standardised):
+            raise UserError(
+                f"features_extractor_class must be a Standardised, which sees in the units of the world model, got "
+                f"{seen.__name__}: leave it out"
+            )
         super().__init__(observation_space, action_space, lr_schedule, **(defaults | kwargs))
         if not len(self.actor.latent_pi):
             raise UserError(f"net_arch must have a hidden layer of the actor, got {self.net_arch}: try [96, 96]")

@@ -9,7 +9,6 @@ to its target, and nobody would ever be surprised for long.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,19 +101,13 @@ class Thresholds(nn.Module):
         self.register_buffer("gap", torch.tensor(math.inf))
         self.register_buffer("lead", torch.tensor(math.nan))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(f"{prefix}lead", torch.tensor(math.nan))  # agents of before this was tried
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     @torch.no_grad()
-    def freeze(
-        self, model: GaussianEnsemble, held: Transitions, tau: Tensor, bias: Tensor, miss_rate: float = MISS_RATE
-    ) -> None:
+    def freeze(self, model: GaussianEnsemble, held: Transitions, tau: Tensor, bias: Tensor) -> None:
         """Set them from rows that the model was not trained on [B, .], tau [] and bias []."""
         scores = surprise(model, held)
-        self.heads.copy_(_sets(scores, held.terminated, miss_rate))
-        self.wide.copy_(_sets(scores, held.terminated, miss_rate / 2))
-        familiar = conformal_quantile(disagreement(model, held.obs, held.action), miss_rate)
+        self.heads.copy_(_sets(scores, held.terminated, MISS_RATE))
+        self.wide.copy_(_sets(scores, held.terminated, MISS_RATE / 2))
+        familiar = conformal_quantile(disagreement(model, held.obs, held.action))
         few = familiar.isinf()  # then no state is familiar
         self.disagreement.copy_(torch.where(few, -math.inf, familiar))
         self.tau.copy_(tau)
@@ -134,8 +127,8 @@ def _sets(scores: Tensor, terminated: Tensor, miss_rate: float) -> Tensor:
 
     Ends are so rare that a set which misses one row in ten may miss them all, and windows close with an end far more
     often than a row is one. So the termination head's threshold is the higher of those of ends and of other rows alone
-    (label-conditional sets: Vovk 2012, 1209.2673). With fewer than nine ends it is infinite, and only what the head's
-    errors cost in return is held against it.
+    (label-conditional sets: Vovk 2012, 1209.2673). With fewer than nine ends, or nineteen where half as many may be
+    missed, it is infinite, and only what the head's errors cost in return is held against it.
     """
     heads = conformal_quantile(scores, miss_rate)
     kinds = [conformal_quantile(scores[-1, terminated == ended], miss_rate) for ended in (0.0, 1.0)]

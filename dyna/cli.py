@@ -79,7 +79,11 @@ def _train(words: list[str]) -> int:
     flags.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", type=Path, help="Start from the settings in a run's config.yaml.")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="Go on with a run from its last checkpoint.")
-    parser.add_argument("--no-preset", action="store_true", help="Leave out the preset for this environment, whose settings go before the defaults shown here.")
+    parser.add_argument(
+        "--no-preset",
+        action="store_true",
+        help="Leave out the preset for this environment, whose settings go before the defaults shown here.",
+    )
     parser.add_argument(
         "--progress", action=argparse.BooleanOptionalAction, help="Show progress: live on a terminal, else lines."
     )

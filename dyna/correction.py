@@ -276,6 +276,8 @@ class CorrectionMixin(PlanningMixin):
         refits = f"{self.refits_on_alarm} model refit{'s' * (self.refits_on_alarm != 1)} on alarm"
         steps = f"the {sum(self.decided.values()):,} steps after the random ones"
         words = f"planned {planned} of {steps}, {spent} of always-on's RL updates, {refits}"
+        if self.learner == "gated":
+            words += f", its gate is {100 * totals['gate']:.0f} % open: {self.allowance.gate.reason}"
         if self.acting == "audited":
             words += f", plays by {self.audits.in_words()}"
         if self.world_model.version == 0:
@@ -309,6 +311,8 @@ class CorrectionMixin(PlanningMixin):
         for name, words in (("learner", get_args(Kind)), ("acting", get_args(Acting))):
             if getattr(self, name) not in words:
                 raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(self, name)!r}")
+        if self.acting == "audited" and not self.audit:
+            raise UserError("audit must be above 0 where acting=audited, or nobody is audited, got 0")
         own = self.candidates - self.policy_plans
         if not 1 <= self.elites <= own:
             raise UserError(

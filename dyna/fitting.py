@@ -82,19 +82,32 @@ def held_out(data: Transitions, share: float) -> Tensor:
     """Which rows are held out, bool [B]; a row's own bits decide, so that none is held out after it was trained on.
 
     `share` of the rows is held out, 5,000 at most; of fewer than 10 terminal rows, none, so that with the tenth some
-    are held out after all. Raises RunFailed for one row.
+    are held out after all. Of rows that are alike every so many is held out and never the first, or a task of few
+    transitions would have some that nobody learns from. Raises RunFailed for one row.
     """
     if len(data.obs) < 2:
         raise RunFailed("the world model was given a single transition: raise learning_starts")
     mix = (data.obs.sum(1) + math.pi * data.next_obs.sum(1) + math.e * data.action.sum(1)).contiguous()
     bits = mix.view(torch.int32).long() * 0x9E3779B1  # Fibonacci hashing (Knuth, TAOCP 3, section 6.4)
-    held = (bits >> 8 & 0xFFFF) < 65_536 * min(share, HOLDOUT_ROWS / len(mix))
+    share = min(share, HOLDOUT_ROWS / len(mix))
+    every = max(2, round(1 / share))
+    copy = _copies(bits)
+    held = torch.where(copy >= 0, copy % every == 1, (bits >> 8 & 0xFFFF) < 65_536 * share)
     if data.terminated.sum() < FEW_ENDS:
         held &= data.terminated == 0  # too few ends to spare any
     if held.all() or not held.any():
         held = torch.zeros_like(held)
-        held[1 :: max(2, round(1 / share))] = True
+        held[1::every] = True
     return held
+
+
+def _copies(values: Tensor) -> Tensor:
+    """Which copy of its value each one is [B], from 0 on; -1 where there is none but itself."""
+    _, kind, count = torch.unique(values, return_inverse=True, return_counts=True)
+    order = kind.argsort(stable=True)
+    rank = torch.empty_like(kind)
+    rank[order] = torch.arange(len(kind), device=kind.device) - (count.cumsum(0) - count)[kind[order]]
+    return torch.where(count[kind] > 1, rank, -1)
 
 
 def holdout_metrics(model: GaussianEnsemble, held: Transitions) -> dict[str, float]:
@@ -164,11 +177,17 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
         model.alive_high.copy_(alive.amax(0))
     changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
     model.change_std.copy_(moments(changes)[1])
+    # a constant reward has no spread, and a size all the same
+    size = float(data.reward[0].abs()) if (data.reward == data.reward[0]).all() else 0.0
+    if size:
+        model.change_std[-1] = size
     kinds = {"x": torch.cat([data.obs, data.action], 1)}
     if model.settings.normalise_targets:
         kinds["y"] = _targets(model, data)
     for kind, values in kinds.items():
         mean, std = moments(values)
+        if kind == "y" and size:
+            std[-1] = size
         getattr(model, f"{kind}_mean").copy_(mean)
         getattr(model, f"{kind}_std").copy_(std)
 

@@ -31,7 +31,7 @@ class Gate:
         """Open it because of an alarm of a part."""
         belief = self.belief.get(part, 1.0)
         if belief > self.share:
-            self.share, self.reason = belief, part
+            self.share, self.reason = belief, f"an alarm of {part}"
         self.alarmed.add(part)
 
     def look(self, step: int, *, moves: bool) -> None:

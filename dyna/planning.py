@@ -18,6 +18,7 @@ from dyna import fitting
 from dyna.audits import Audits
 from dyna.calibration import Thresholds, surprise
 from dyna.configurator import Configurator, Verdict
+from dyna.errors import UserError
 from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.receding import RecedingHorizonMixin
@@ -204,6 +205,11 @@ class PlanningMixin(RecedingHorizonMixin):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        if self.replay_buffer.buffer_size < self.horizon:
+            raise UserError(
+                f"buffer_size must be at least the horizon's {self.horizon} steps of each environment, got "
+                f"{self.buffer_size}"
+            )
         obs_size, action_size = self.world_model.obs_size, self.world_model.action_size
         self.thresholds = Thresholds().to(self.device)
         self.audits = Audits(self.n_envs, self.audit, self.device)

@@ -52,10 +52,9 @@ def best(plans: Tensor, scores: Tensor, k: int) -> Ranked:
     return Ranked(plans[rows, order], values)
 
 
-def shifted(plans: Tensor, steps: int = 1, fill: float = 0.0) -> Tensor:
-    """Plans [..., H, A] as they are `steps` later: the first actions are done, `fill` stands in for new ones."""
-    new = torch.full_like(plans[..., :steps, :], fill)
-    return torch.cat([plans[..., steps:, :], new], dim=-2)
+def shifted(plans: Tensor) -> Tensor:
+    """Plans [..., H, A] as they are a step later: the first action is done, and there is none yet for the last step."""
+    return torch.cat([plans[..., 1:, :], torch.zeros_like(plans[..., :1, :])], dim=-2)
 
 
 class Rounds:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dyna.annotations import kind_of
 from dyna.errors import UserError, unknown
 from dyna.types import Act, Outcome, Prediction, Transitions, WorldModel
 from dyna.uncertainty import fuse, geometric_jensen_shannon, information_lost, one_vs_rest_kl, spread
@@ -120,6 +121,8 @@ class Infoprop(_Portable):
     the step's loss in bits, summed over dimensions.
     """
 
+    least_members: ClassVar[int] = 2
+
     step_quantile: float = 0.9999
     """A step may lose at most this quantile of what the model loses on a real step."""
     path_quantile: float = 0.01
@@ -187,6 +190,8 @@ class Macura(_Portable, _Thresholdless):
     times the zeta-quantile of it at real states, with the policy's actions, ends its rollout and is dropped.
     """
 
+    least_members: ClassVar[int] = 2
+
     xi: float = 2.0
     """Factor on the quantile; the paper takes 0.3 (Walker2d) to 30 (Hopper)."""
     zeta: float = 0.95
@@ -243,6 +248,8 @@ class M2AC(_Thresholdless):
     non-stop mode). The paper's charge of 0.001 reward a nat is left out: rows hold the reward that the model predicts.
     """
 
+    least_members: ClassVar[int] = 2
+
     def step(self, model: WorldModel, at: Frontier, *, rng: torch.Generator) -> Step:
         """Draw a member a row and rank the rows by its divergence."""
         prediction = model.predict_elites(at.obs, at.action)
@@ -267,7 +274,7 @@ RULES: dict[str, type[Infoprop | KeepAll | M2AC | Macura | RejectAll]] = {
 def truncation(spec: str | Mapping[str, Any] | Truncation) -> Truncation:
     """A rule from its name, from {"name": ..., option: value, ...}, or the rule itself.
 
-    Raises UserError for a name or an option that does not exist, naming the nearest.
+    Raises UserError for a name or an option that does not exist, naming the nearest, and for a value of another kind.
     """
     if isinstance(spec, str):
         spec = {"name": spec}
@@ -281,9 +288,11 @@ def truncation(spec: str | Mapping[str, Any] | Truncation) -> Truncation:
         raise unknown("truncation rule", name, RULES, see="help(dyna.truncation)")
     rule = RULES[name]
     known = [option.name for option in fields(rule) if option.init]
-    for option in options:
+    hints = get_type_hints(rule)
+    for option, value in options.items():
         if option not in known:
             raise unknown(f"option of {name}", option, known, see=f"help(dyna.truncation.{rule.__name__})")
+        options[option] = kind_of(hints[option]).check(value, f"truncate.{option}")
     made: Truncation = rule(**options)
     return made
 

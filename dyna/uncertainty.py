@@ -49,8 +49,9 @@ def fuse(prediction: Prediction) -> Fused:
 
 def spread(values: Tensor) -> Tensor:
     """Standard deviation of each column, [B, D] -> [D]; 1 where a column is constant and so has no scale."""
-    std = values.std(0, correction=0)
-    return torch.where(std > 0, std, torch.ones_like(std))
+    wide = values.double()  # single floats may find a spread where all are 0.1
+    std = wide.std(0, correction=0)
+    return torch.where(std > 1e-6 * wide.mean(0).abs(), std, torch.ones_like(std)).to(values)
 
 
 def information_lost(fused: Fused, scale: Tensor, quantum: float) -> Tensor:

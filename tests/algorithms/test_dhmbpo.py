@@ -10,6 +10,7 @@ import torch
 from gymnasium.wrappers import TransformReward
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
@@ -159,6 +160,27 @@ def test_what_entropy_is_worth_at_first_follows_rewards_that_are_far_from_1(
     assert float(actor_critic.entropy_weight(given)) == pytest.approx(0.3), "what is given is not touched"
 
 
+class LatePayEnv(ActionRewardEnv):
+    """Pays nothing for some steps, then a thousandth, then as usual."""
+
+    paid = 0
+
+    def outcome(self, action: float) -> tuple[float, bool]:
+        reward, done = super().outcome(action)
+        self.paid += 1
+        return (0.0 if self.paid < 80 else reward if self.paid > 130 else 1e-4 * reward), done
+
+
+def test_what_entropy_is_worth_follows_rewards_that_come_late() -> None:
+    agent, seen = DHMBPO(env=LatePayEnv(), **TINY), []
+    for steps in (61, 60, 60):
+        agent.learn(steps, reset_num_timesteps=False)
+        assert agent.log_ent_coef is not None
+        seen.append(float(agent.log_ent_coef.detach().exp()) / 0.1)
+    assert seen[0] == pytest.approx(1.0, rel=0.1), "nothing is known of rewards that are all 0"
+    assert seen[1] < 0.1 and seen[2] > 10 * seen[1]
+
+
 def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
     again = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(200)
     for name, value in again.policy.state_dict().items():
@@ -265,6 +287,10 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         (
             {"target_update_interval": 7},
             "moves its targets at every update, got target_update_interval=7: leave",
+        ),
+        (
+            {"policy_kwargs": {"features_extractor_class": FlattenExtractor}},
+            "features_extractor_class must be a Standardised, .*, got FlattenExtractor: leave it out",
         ),
         ({"sde_sample_freq": 4}, "DHMBPO explores by its entropy, .*, got sde_sample_freq=4: leave it out"),
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),

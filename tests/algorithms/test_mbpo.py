@@ -179,6 +179,11 @@ def test_no_model_is_fitted_before_there_is_something_to_learn_from() -> None:
         ({"horizon": [1, 5]}, r"horizon must be a number or \[from, to, first step, last step\], got \[1, 5\]"),
         ({"truncate": "infoprob"}, "the nearest is 'infoprop'"),
         ({"n_steps": 3}, "n_steps=3"),
+        ({"gradient_steps": 0}, "MBPO learns nothing without updates, got gradient_steps=0: leave it out"),
+        (
+            {"truncate": "infoprop", "world_model": EnsembleSettings(elites=1)},
+            "truncate=Infoprop compares the members .*: world_model.elites must be at least 2, got 1",
+        ),
         ({"use_sde": True}, "use_sde=True"),
         ({"policy": SACPolicy}, "got SACPolicy"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage=True"),

@@ -26,7 +26,7 @@ def test_an_alarm_opens_it_until_a_look_in_vain() -> None:
     gate = Gate()
     gate.look(0, moves=False)
     gate.alarm("critic")
-    assert gate.share == 1.0 and gate.alarmed == {"critic"} and gate.reason == "critic"
+    assert gate.share == 1.0 and gate.alarmed == {"critic"} and gate.reason == "an alarm of critic"
     gate.look(0, moves=True)
     assert gate.alarmed
     gate.look(0, moves=False)

@@ -302,6 +302,8 @@ def test_a_rule_is_made_from_a_mapping_or_is_itself() -> None:
         ({"name": "macura", "zeta": 95}, r"zeta must be in \[0, 1\], got 95"),
         ({"name": "macura", "xi": 0}, "xi must be above 0, got 0"),
         ({"name": "infoprop", "path_steps": -1.0}, "path_steps must be above 0, got -1.0"),
+        ({"name": "infoprop", "quantum": "abc"}, "truncate.quantum must be a number, got 'abc'"),
+        ({"name": "macura", "average_over": 2.5}, "truncate.average_over must be an integer, got 2.5"),
     ],
 )
 def test_a_wrong_spec_fails_in_one_sentence(spec: object, message: str) -> None:

@@ -211,6 +211,35 @@ def test_no_row_is_held_out_after_it_was_trained_on() -> None:
         assert 0.7 * share < len(after) / 2_000 < 1.3 * share
 
 
+def corridor(cells: int, rows: int = 600) -> Transitions:
+    """A walk over a few cells, the same transitions again and again; the last cell ends the task and pays."""
+    rng = torch.Generator().manual_seed(0)
+    cell = torch.randint(cells - 1, (rows, 1), generator=rng)
+    step = 2 * torch.randint(2, (rows, 1), generator=rng) - 1
+    after = (cell + step).clamp_min(0)
+    won = (after == cells - 1).float().squeeze(1)
+    return Transitions(cell.float(), step.float(), won, after.float(), won)
+
+
+@pytest.mark.parametrize("cells", range(4, 10))
+def test_of_a_task_of_few_transitions_each_is_learned_from(cells: int) -> None:
+    data = corridor(cells)
+    held = fitting.held_out(data, 0.2)
+    kinds = {tuple(row) for row in torch.cat([data.obs, data.action], 1).tolist()}
+    assert {tuple(row) for row in torch.cat([data.obs, data.action], 1)[~held].tolist()} == kinds
+    assert 0.1 < float(held.float().mean()) < 0.25
+    model, _ = fitted(data)
+    prediction = model.predict(torch.tensor([[cells - 2.0]]), torch.ones(1, 1))
+    assert (prediction.p_terminated > 0.5).all() and (prediction.mean[..., -1] > 0.5).all()
+
+
+@pytest.mark.parametrize("reward", [1e-4, -3.0, 1e5])
+def test_a_constant_reward_is_learned_in_its_own_size(reward: float) -> None:
+    data = linear_system()._replace(reward=torch.full((1_500,), reward))
+    model, _ = fitted(data)
+    assert (model.predict(data.obs, data.action).mean[..., -1] / reward - 1).abs().max() < 0.2
+
+
 def test_refits_start_from_what_was_learned() -> None:
     data = linear_system()
     model, first = fitted(data)
