@@ -20,6 +20,7 @@ from dyna import forgetting, limits
 from dyna.allowances import Allowance, Kind, allowance
 from dyna.budgets import Budget
 from dyna.calibration import HEADS, disagreement
+from dyna.changes import Changes
 from dyna.configurator import Verdict, metrics_of
 from dyna.errors import UserError
 from dyna.improvement import Gain, Improvement
@@ -30,8 +31,6 @@ from dyna.plans import Score
 
 LOOK_EVERY = 100  # steps whose updates, as an always-on learner makes them, are worth a look at what they changed
 LOOKED_FROM = 64  # states
-GROWTH = 1.5  # of the steps since a change: from then on a refit is due
-FEWEST = 50  # steps since a suspected change from which on it can be judged
 
 log = logging.getLogger("dyna")
 
@@ -75,7 +74,7 @@ class CorrectionMixin(PlanningMixin):
     for_another_reward: ClassVar[dict[str, Any]] = {"acting": "plan", "terminal_value": False, "horizon": 20}
     """How it plays for a reward that its policy and critics do not know, where nothing else is said."""
     lives_by_model = True
-    stateful = (*PlanningMixin.stateful, "allowance", "improvement")
+    stateful = (*PlanningMixin.stateful, "allowance", "changes", "improvement")
     model_every: int
     allowance: Allowance
     improvement: Improvement
@@ -113,8 +112,7 @@ class CorrectionMixin(PlanningMixin):
         self.unseen = 0.0  # steps whose updates, as such a learner makes them, came after the last look
         self.taught_at = 0  # step at which it last was asked to learn
         self.refits_on_alarm, self.forgot = 0, 0
-        self.suspected: dict[str, int] = {}  # heads by the step since which an alarm says that they are wrong
-        self.changed_at: dict[str, int] = {}  # heads that have forgotten, by the step from which on they learn
+        self.changes = Changes()
         self._check()
         super().__init__(policy, env, **background)  # type: ignore[arg-type]  # None while SB3 loads
 
@@ -158,8 +156,7 @@ class CorrectionMixin(PlanningMixin):
             self.allowance.gate.alarm(name)
         if self.refit_on_alarm:
             for name in (head for head in HEADS if head in verdict.alarms):
-                since = self.num_timesteps - self.horizon * self.configurator.detectors.age(name)
-                self.suspected[name] = max(since, self.changed_at.get(name, since))
+                self.changes.suspect(name, self.num_timesteps - self.horizon * self.configurator.detectors.age(name))
         for name, value in metrics_of(verdict).items():
             self.logger.record_mean(f"planfirst/{name}", value)
 
@@ -170,56 +167,43 @@ class CorrectionMixin(PlanningMixin):
 
     def is_fit_due(self) -> bool:
         """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
-        now, asked = self.num_timesteps, self._can_judge
-        if self.changed_at and self._fitted_at is not None:
-            changed = max(self.changed_at.values())
-            asked |= now - changed >= GROWTH * (self._fitted_at - changed)
+        asked = self.changes.ask_for_refit(self.num_timesteps, self._fitted_at)
         return super().is_fit_due() or (asked and self.may_fit(self.horizon))
 
     def lessons(self, rows: int) -> Tensor | None:
         """Of a head that has forgotten, the steps since then."""
-        return self._lessons(rows, self.changed_at)
+        lessons = self.changes.lessons(rows, self.num_timesteps)
+        return None if lessons is None else lessons.to(self.device)
 
     def fit_world_model(self) -> None:
         """As ever; after an alarm, a head forgets what was before where it then tells new steps better."""
-        if not self._can_judge:
-            return super().fit_world_model()
-        suspected, self.suspected = self.suspected, {}
-        self.configurator.detectors.restart(suspected)
-        self.refits_on_alarm += 1
-        data = self.replay_buffer.all_transitions()
-        lessons = self._lessons(len(data.obs), {**self.changed_at, **suspected})
-        if lessons is not None:
-            outdated, updates = forgetting.outdated(
-                self.world_model,
-                data,
-                lessons,
-                familiar=self.thresholds.disagreement,
-                rng=self.rng,
-                n_envs=self.n_envs,
-            )
-            self.updates["model"] += updates
-            wrong = dict(zip(HEADS, outdated, strict=True))
-            if heads := [name for name in suspected if wrong[name]]:
-                self.changed_at |= {name: suspected[name] for name in heads}
+        if self.changes.can_be_judged(self.num_timesteps):
+            self.configurator.detectors.restart(self.changes.suspected)
+            self.refits_on_alarm += 1
+            if changed := self.changes.judge(self._outdated()):
                 self.forgot += 1
                 self.configurator.forget()
                 self.audits.forget()
-                self.thresholds.lead.fill_(math.nan)
-                log.info("%s: the world changed about step %d", " and ".join(heads), suspected[heads[0]])
+                self.thresholds.lead.fill_(self.audits.lead())
+                log.info("%s: the world changed about step %d", " and ".join(changed), next(iter(changed.values())))
         super().fit_world_model()
 
-    @property
-    def _can_judge(self) -> bool:
-        """Whether enough steps have come since a suspected change."""
-        return bool(self.suspected) and self.num_timesteps - max(self.suspected.values()) >= FEWEST
-
-    def _lessons(self, rows: int, since: dict[str, int]) -> Tensor | None:
-        """Lessons [B, 3] of heads that learn from certain steps on; None where all learn from all rows."""
-        ages = [self.num_timesteps - since[name] if name in since else rows for name in HEADS]
-        if min(ages) >= rows:
-            return None
-        return (torch.arange(rows, 0, -1)[:, None] <= torch.tensor(ages)).float().to(self.device)
+    def _outdated(self) -> list[str]:
+        """The heads that clearly tell new steps better without what was before the change that is suspected."""
+        data = self.replay_buffer.all_transitions()
+        lessons = self.changes.lessons(len(data.obs), self.num_timesteps, suspected=True)
+        if lessons is None:
+            return []
+        wrong, updates = forgetting.outdated(
+            self.world_model,
+            data,
+            lessons.to(self.device),
+            familiar=self.thresholds.disagreement,
+            rng=self.rng,
+            n_envs=self.n_envs,
+        )
+        self.updates["model"] += updates
+        return [head for head, forgets in zip(HEADS, wrong, strict=True) if forgets]
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Refit where it is due, then learn as far as the allowance goes."""
@@ -296,9 +280,11 @@ class CorrectionMixin(PlanningMixin):
         result = super()._setup_learn(*args, **kwargs)
         if (back := before - self.num_timesteps) > 0:  # steps are counted anew, and the replay is what it was
             self.taught_at = self.learning_starts  # nobody learns before
-            self.changed_at = {name: step - back for name, step in self.changed_at.items()}
-            self.suspected = {}
+            self.changes.count_anew(back)
         return result
+
+    def _excluded_save_params(self) -> list[str]:
+        return [name for name in super()._excluded_save_params() if name != "changes"]  # a loaded agent knows the world
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""

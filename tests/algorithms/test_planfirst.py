@@ -563,23 +563,23 @@ def test_an_alarm_for_the_model_brings_a_refit_and_no_updates_of_the_critics() -
     version, critic = agent.world_model.version, agent.updates["critic"]
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     shut(agent)
-    agent.suspected = {"dynamics": 60}
+    agent.changes.suspected = {"dynamics": 60}
     agent.learn(3, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1 and agent.refits_on_alarm >= 1
-    assert agent.updates["critic"] - critic <= 1 and not agent.changed_at, "nothing has changed"
+    assert agent.updates["critic"] - critic <= 1 and not agent.changes.proven, "nothing has changed"
 
 
 def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     monkeypatch.setattr(forgetting, "outdated", lambda *what, **how: ([False, True, True], 7))
-    agent.suspected = {"dynamics": 60, "reward": 50}
+    agent.changes.suspected = {"dynamics": 60, "reward": 50}
     agent.thresholds.lead.fill_(0.2)
     agent.audits.known[0].added = 5
     agent.audits.outcome[:] = 1.0
     agent.learn(1, reset_num_timesteps=False)
     assert agent.thresholds.lead.isnan() and agent.audits.known[0].size == 0 and (agent.audits.outcome[:, 1] <= 1).all()
-    assert agent.changed_at == {"reward": 50} and not agent.suspected and agent.ledger()["forgot"] == 1
+    assert agent.changes.proven == {"reward": 50} and not agent.changes.suspected and agent.ledger()["forgot"] == 1
     lessons = agent.lessons(121)
     assert lessons is not None and lessons.sum(0).tolist() == [121.0, 71.0, 121.0] and lessons[50:].all()
     version = agent.world_model.version
@@ -588,7 +588,7 @@ def test_a_head_learns_from_what_came_since_the_world_changed(monkeypatch: pytes
     agent.learn(2, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1
     agent.learn(1)  # counts anew
-    assert agent.changed_at == {"reward": 50 - 157}
+    assert agent.changes.proven == {"reward": 50 - 157}
     assert (lessons := agent.lessons(158)) is not None and lessons.sum(0).tolist() == [158.0, 108.0, 158.0]
 
 
@@ -605,14 +605,14 @@ def test_counting_steps_anew_saves_no_updates(monkeypatch: pytest.MonkeyPatch) -
 def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None:
     agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
-    agent.suspected, version = {"dynamics": 110}, agent.world_model.version
+    agent.changes.suspected, version = {"dynamics": 110}, agent.world_model.version
     agent.model_every = 1
     agent.learn(1, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1
-    assert agent.suspected == {"dynamics": 110} and agent.refits_on_alarm == 0
+    assert agent.changes.suspected == {"dynamics": 110} and agent.refits_on_alarm == 0
     agent.model_every = 10**6
     agent.learn(50, reset_num_timesteps=False)
-    assert not agent.suspected and agent.refits_on_alarm == 1
+    assert not agent.changes.suspected and agent.refits_on_alarm == 1
 
 
 def test_an_alarm_for_a_head_dates_the_change() -> None:
@@ -622,7 +622,7 @@ def test_an_alarm_for_a_head_dates_the_change() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dyna.correction.metrics_of", lambda verdict: {})
         agent.correct(verdict)  # type: ignore[arg-type]
-    assert agent.suspected == {"reward": 120 - 9 * agent.horizon}
+    assert agent.changes.suspected == {"reward": 120 - 9 * agent.horizon}
     assert agent.allowance.gate.alarmed >= {"reward", "critic"}
 
 

@@ -242,7 +242,7 @@ def test_a_gated_learner_rests_until_the_critic_alarms_and_then_begins_where_it_
 
 def test_an_alarm_for_the_model_brings_a_refit() -> None:
     agent = gated(refit_on_alarm=True, model_every=60).learn(110)
-    version, agent.suspected = agent.world_model.version, {"dynamics": 50}
+    version, agent.changes.suspected = agent.world_model.version, {"dynamics": 50}
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     agent.learn(3, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1 and agent.refits_on_alarm >= 1

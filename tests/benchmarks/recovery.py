@@ -93,7 +93,7 @@ def run(key: Line, share: float) -> Line:
         "returns": [round(value, 1) for value in env.get_episode_rewards()],
         "share": max(agent.updates["critic"] - free, 0) / max(agent.always_on - free, 1),
         "spent": agent.updates["critic"] / max(agent.always_on, 1),
-        "changed_at": agent.changed_at,
+        "changed_at": agent.changes.proven,
     }
 
 
