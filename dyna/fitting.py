@@ -28,6 +28,7 @@ HOLDOUT_ROWS = 5_000  # at most
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of each candidate
 FEW_ENDS = 10  # terminal rows below which all are trained on
+CERTAIN = 1e-6  # unit of what never changes: what networks make of it is nothing
 NEVER = 50.0  # nats that the odds of termination are lowered by
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
 GROWTH = 4  # the choice is made again when the data has grown so many times
@@ -177,17 +178,16 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
         model.alive_high.copy_(alive.amax(0))
     changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
     model.change_std.copy_(moments(changes)[1])
-    # a constant reward has no spread, and a size all the same
-    size = float(data.reward[0].abs()) if (data.reward == data.reward[0]).all() else 0.0
-    if size:
-        model.change_std[-1] = size
-    kinds = {"x": torch.cat([data.obs, data.action], 1)}
+    targets = _targets(model, data)
+    mean, std = moments(targets)
+    constant = (targets == targets[0]).all(0)
+    std = torch.where(constant, CERTAIN * mean.abs().clamp_min(1.0), std)
+    if constant[-1]:  # a reward has a size all the same
+        std[-1] = model.change_std[-1] = mean[-1].abs() if mean[-1] else 1.0
+    units = {"x": moments(torch.cat([data.obs, data.action], 1))}
     if model.settings.normalise_targets:
-        kinds["y"] = _targets(model, data)
-    for kind, values in kinds.items():
-        mean, std = moments(values)
-        if kind == "y" and size:
-            std[-1] = size
+        units["y"] = mean, std
+    for kind, (mean, std) in units.items():
         getattr(model, f"{kind}_mean").copy_(mean)
         getattr(model, f"{kind}_std").copy_(std)
 
