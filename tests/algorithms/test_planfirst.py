@@ -662,7 +662,7 @@ def test_a_run_says_in_words_what_was_planned_and_what_was_learned(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = run.summary()["ledger"]
-    planned, spent = "planned 100 % of the 70 steps after the random ones", "100 % of always-on's RL updates"
+    planned, spent = "planned 100 % of the 69 steps after the random ones", "100 % of always-on's RL updates"
     assert ledger["in_words"] == f"{planned}, {spent}, 0 model refits on alarm"
     assert ledger["steps_planned"] == 1.0 and 0 <= ledger["coverage_dynamics"] <= 1
     cli._report(run)
