@@ -26,12 +26,12 @@ from dyna.bounded import BoundedCritic, BoundedSACPolicy
 from dyna.errors import UserError
 from dyna.truncation import Truncation
 from dyna.types import Transitions
+from dyna.units import usual_rewards
 from dyna.unrolled import can_unroll, unroll
 from dyna.value_expansion import Expansion, Mask, Valued, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
-NEWEST = 100_000  # rewards that tell what is usual
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
 FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
 MOST_NOVEL = 1.0  # disagreement, in spreads of what is usual, above which a step pays no more
@@ -74,7 +74,7 @@ class DHMBPO(DynaMixin, SAC):
     """
 
     lives_by_model = True
-    fixed = {**DynaMixin.fixed, "target_update_interval": (1, "moves its targets at every update")}
+    not_to_be_set = {**DynaMixin.not_to_be_set, "target_update_interval": (1, "moves its targets at every update")}
     policy_aliases = {"MlpPolicy": BoundedSACPolicy}
     policy: BoundedSACPolicy
     critic: BoundedCritic  # type: ignore[assignment]
@@ -162,11 +162,11 @@ class DHMBPO(DynaMixin, SAC):
         self.fit_world_model()
         model, size = self.world_model, self.world_model.obs_size
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
-        before = float(self._spread) if model.version > 1 else 1.0
-        scale = self._value_scale(self.replay_buffer.all_transitions())
+        data, before = self.replay_buffer.all_transitions(), float(self._spread) if model.version > 1 else 1.0
+        actor_critic.weigh_entropy(self, usual_rewards(data.reward)[1], before)
+        scale = self._value_scale(data)
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
-        actor_critic.weigh_entropy(self, float(self._spread), before)
         self._valued = None  # what was said by another model
 
     def teach(self, updates: int, batch_size: int) -> None:
@@ -272,9 +272,7 @@ class DHMBPO(DynaMixin, SAC):
         ones it only keeps alive. They never begin below 0, what an end is worth: it would be a relief from the start.
         """
         reward, horizon = data.reward, 1 / (1 - self.gamma)
-        least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
-        centre, half = (least + most) / 2, (most - least) / 2
-        spread = max(half, float(reward.std()), 0.1 * abs(centre), 1e-6) if reward.any() else 1.0
+        centre, spread = usual_rewards(reward)
         slack = float(actor_critic.entropy_weight(self)) * self.world_model.action_size  # what entropy adds
         return {
             "low": min(0.0, float(reward.min()) - slack) * horizon,

@@ -108,9 +108,13 @@ def weigh_entropy(agent: SAC, spread: float, before: float) -> None:
     all that counts for as long as most runs last, and nothing where the rewards came later.
     """
     if agent.log_ent_coef is not None:
-        near = (each / min(max(each, NEAR_SPREAD[0]), NEAR_SPREAD[1]) for each in (spread, before))
         with torch.no_grad():
-            agent.log_ent_coef += math.log(next(near)) - math.log(next(near))
+            agent.log_ent_coef += math.log(_far(spread) / _far(before))
+
+
+def _far(spread: float) -> float:
+    """How many times a spread is beyond the near ones; 1 where it is one of them."""
+    return spread / min(max(spread, NEAR_SPREAD[0]), NEAR_SPREAD[1])
 
 
 def sample_action(actor: Actor, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

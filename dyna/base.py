@@ -50,11 +50,11 @@ class DynaMixin(OffPolicyAlgorithm):
 
     lives_by_model: ClassVar[bool] = False
     """Whether nothing is learned where nothing is imagined."""
-    fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+    not_to_be_set: ClassVar[dict[str, tuple[Any, str]]] = {
         "n_steps": (1, "learns from one-step transitions"),
-        "use_sde": (False, "explores by its entropy, and sac by gSDE too"),
-        "use_sde_at_warmup": (False, "explores by its entropy, and sac by gSDE too"),
-        "sde_sample_freq": (-1, "explores by its entropy, and sac by gSDE too"),
+        "use_sde": (False, "does not explore by gSDE"),
+        "use_sde_at_warmup": (False, "does not explore by gSDE"),
+        "sde_sample_freq": (-1, "does not explore by gSDE"),
         "optimize_memory_usage": (False, "packs its replay already"),
     }
     """SB3's arguments that cannot be set: by name the value that each has, and why."""
@@ -249,7 +249,7 @@ class DynaMixin(OffPolicyAlgorithm):
         if space is None:
             raise UserError(f"{name} needs an environment, got env=None: pass one, or its Gymnasium id")
         fitting = tuple(self.policy_aliases.values())
-        if not issubclass(self.policy_class, fitting):
+        if fitting and not issubclass(self.policy_class, fitting):
             kinds = " or ".join(sorted({kind.__name__ for kind in fitting}))
             raise UserError(f"policy must be MlpPolicy or a {kinds}, got {self.policy_class.__name__}")
         limits.check(vars(self))
@@ -268,7 +268,7 @@ class DynaMixin(OffPolicyAlgorithm):
             raise UserError(
                 f"{name} normalises inside its model, got an environment in VecNormalize: pass it unwrapped"
             )
-        for setting, (value, reason) in self.fixed.items():
+        for setting, (value, reason) in self.not_to_be_set.items():
             if (got := getattr(self, setting)) != value:
                 raise UserError(f"{name} {reason}, got {setting}={got}: leave it out")
         if self.replay_buffer_class is None:

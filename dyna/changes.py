@@ -33,7 +33,7 @@ class Changes:
         """Whether enough steps have come since what is suspected."""
         return bool(self.suspected) and now - max(self.suspected.values()) >= FEWEST
 
-    def ask_for_refit(self, now: int, fitted_at: int | None) -> bool:
+    def wants_refit(self, now: int, fitted_at: int | None) -> bool:
         """Whether what is suspected can be judged, or what is known of the changed world has grown much since a fit."""
         newest = max(self.proven.values(), default=None)
         if self.can_be_judged(now) or newest is None or fitted_at is None:

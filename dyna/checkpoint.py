@@ -32,7 +32,7 @@ from dyna import files
 from dyna.errors import UserError
 from dyna.tree import Packed, Tree, pack, unpack
 
-FORMAT = 7
+FORMAT = 8
 BLOCK_BYTES = 4 << 20
 KEEP = 2
 """Checkpoints that stay on the disk."""

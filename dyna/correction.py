@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -29,6 +30,7 @@ from dyna.plan_scores import mean_propagation
 from dyna.planning import Acting, PlanningMixin
 from dyna.plans import Score
 
+ALONE = 20  # steps of a plan at least that no critic helps
 LOOK_EVERY = 100  # steps whose updates, as an always-on learner makes them, are worth a look at what they changed
 LOOKED_FROM = 64  # states
 
@@ -71,10 +73,9 @@ class CorrectionMixin(PlanningMixin):
         *("gamma", "reward_fn", "termination_fn"),
     )
     """Hyperparameters that what it does depends on when it has learned."""
-    for_another_reward: ClassVar[dict[str, Any]] = {"acting": "plan", "terminal_value": False, "horizon": 20}
-    """How it plays for a reward that its policy and critics do not know, where nothing else is said."""
     lives_by_model = True
     stateful = (*PlanningMixin.stateful, "allowance", "changes", "improvement")
+    of_the_moment = (*PlanningMixin.of_the_moment, "allowance", "improvement")  # a loaded agent knows of changes
     model_every: int
     allowance: Allowance
     improvement: Improvement
@@ -115,6 +116,12 @@ class CorrectionMixin(PlanningMixin):
         self.changes = Changes()
         self._check()
         super().__init__(policy, env, **background)  # type: ignore[arg-type]  # None while SB3 loads
+
+    @classmethod
+    def for_another_reward(cls, trained: Mapping[str, Any]) -> dict[str, Any]:
+        """How it plays for a reward that policy and critics do not know, by the hyperparameters of its training."""
+        horizon = max(trained.get("horizon", 0), ALONE)
+        return {"acting": "plan", "terminal_value": False, "horizon": horizon, "follow": 1}
 
     @property
     def mode_1(self) -> nn.Module:
@@ -167,7 +174,7 @@ class CorrectionMixin(PlanningMixin):
 
     def is_fit_due(self) -> bool:
         """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
-        asked = self.changes.ask_for_refit(self.num_timesteps, self._fitted_at)
+        asked = self.changes.wants_refit(self.num_timesteps, self._fitted_at)
         return super().is_fit_due() or (asked and self.may_fit(self.horizon))
 
     def lessons(self, rows: int) -> Tensor | None:
@@ -282,9 +289,6 @@ class CorrectionMixin(PlanningMixin):
             self.taught_at = self.learning_starts  # nobody learns before
             self.changes.count_anew(back)
         return result
-
-    def _excluded_save_params(self) -> list[str]:
-        return [name for name in super()._excluded_save_params() if name != "changes"]  # a loaded agent knows the world
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""

@@ -140,7 +140,8 @@ def evaluate_run(
 
     def player(env: VecEnv) -> BaseAlgorithm:
         cls = registry.find(config.algo, env.action_space)
-        unsaid = getattr(cls, "for_another_reward", {}) if "reward_fn" in changed else {}
+        aim = getattr(cls, "for_another_reward", None) if "reward_fn" in changed else None
+        unsaid = aim(config.hyperparameters) if aim else {}
         played = plain.merge(config.hyperparameters, {**unsaid, **changed})
         model = agents.make_player(dataclasses.replace(config, hyperparameters=played), env)
         _refuse_unplayed(config.algo, changed, getattr(cls, "plays_by", ()))

@@ -28,7 +28,8 @@ HOLDOUT_ROWS = 5_000  # at most
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of each candidate
 FEW_ENDS = 10  # terminal rows below which all are trained on
-CERTAIN = 1e-6  # unit of what never changes: what networks make of it is nothing
+CERTAIN = 1e-3  # unit of what never changes: what networks make of it is next to nothing
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the golden ratio's part of a signed word, odd
 NEVER = 50.0  # nats that the odds of termination are lowered by
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
 GROWTH = 4  # the choice is made again when the data has grown so many times
@@ -66,7 +67,7 @@ def fit(
         taught, asked = lessons[~is_held], lessons[is_held]
         if not whole(asked).any():  # then training rows must do
             held, asked = data, lessons
-    _set_normalisers(model, train)
+    _set_normalisers(model, train, data)
     updates = _train(model, train, held, rng, taught, asked)
     model.fits += 1
     terminals = float(data.terminated.sum())
@@ -82,24 +83,35 @@ def fit(
 def held_out(data: Transitions, share: float) -> Tensor:
     """Which rows are held out, bool [B]; a row's own bits decide, so that none is held out after it was trained on.
 
-    `share` of the rows is held out, 5,000 at most; of fewer than 10 terminal rows, none, so that with the tenth some
-    are held out after all. Of rows that are alike every so many is held out and never the first, or a task of few
+    `share` of the rows is held out, about 5,000 at most; of fewer than 10 terminal rows, none, so that with the tenth
+    some are held out after all. Copies of a row are dealt in turn, and the first is learned from, or a task of few
     transitions would have some that nobody learns from. Raises RunFailed for one row.
     """
     if len(data.obs) < 2:
         raise RunFailed("the world model was given a single transition: raise learning_starts")
-    mix = (data.obs.sum(1) + math.pi * data.next_obs.sum(1) + math.e * data.action.sum(1)).contiguous()
-    bits = mix.view(torch.int32).long() * 0x9E3779B1  # Fibonacci hashing (Knuth, TAOCP 3, section 6.4)
-    share = min(share, HOLDOUT_ROWS / len(mix))
+    share = min(share, HOLDOUT_ROWS / len(data.obs))
     every = max(2, round(1 / share))
+    bits = _bits(data)
     copy = _copies(bits)
-    held = torch.where(copy >= 0, copy % every == 1, (bits >> 8 & 0xFFFF) < 65_536 * share)
+    chance = bits >> 40 & 0xFFFF
+    turn = 1 + chance % (every - 1)  # never the first, and not always the second: many have but one copy
+    held = torch.where(copy >= 0, copy % every == turn, chance < 65_536 * share)
     if data.terminated.sum() < FEW_ENDS:
         held &= data.terminated == 0  # too few ends to spare any
     if held.all() or not held.any():
         held = torch.zeros_like(held)
         held[1::every] = True
     return held
+
+
+def _bits(data: Transitions) -> Tensor:
+    """A number [B] for each transition, by all of its bits: of unlike ones hardly ever the same."""
+    rows = torch.cat([data.obs, data.action, data.next_obs], 1) + 0.0  # no zero is negative
+    mixed = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    for column in rows.view(torch.int32).long().unbind(1):
+        mixed = (mixed ^ column) * GOLDEN  # Fibonacci hashing (Knuth, TAOCP 3, section 6.4)
+        mixed ^= mixed >> 32
+    return mixed
 
 
 def _copies(values: Tensor) -> Tensor:
@@ -167,10 +179,11 @@ def _check(data: Transitions) -> None:
             )
 
 
-def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
+def _set_normalisers(model: GaussianEnsemble, data: Transitions, everything: Transitions) -> None:
     """Every dimension by its own spread, the reward among them (arXiv 2510.01457), and the box of living states.
 
-    Every other row makes the box, so that the rest show what leaving it means where it does not end the task.
+    Every other row makes the box, so that the rest show what leaving it means where it does not end the task. What is
+    the same in all rows, held-out ones too, is as good as certain, but a constant reward has a size.
     """
     alive = data.next_obs[::2][data.terminated[::2] == 0]
     if len(alive):
@@ -178,18 +191,18 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions) -> None:
         model.alive_high.copy_(alive.amax(0))
     changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
     model.change_std.copy_(moments(changes)[1])
-    targets = _targets(model, data)
-    mean, std = moments(targets)
-    constant = (targets == targets[0]).all(0)
+    mean, std = moments(_targets(model, data))
+    known = _targets(model, everything)
+    constant = (known == known[0]).all(0)
     std = torch.where(constant, CERTAIN * mean.abs().clamp_min(1.0), std)
-    if constant[-1]:  # a reward has a size all the same
-        std[-1] = model.change_std[-1] = mean[-1].abs() if mean[-1] else 1.0
-    units = {"x": moments(torch.cat([data.obs, data.action], 1))}
-    if model.settings.normalise_targets:
-        units["y"] = mean, std
-    for kind, (mean, std) in units.items():
-        getattr(model, f"{kind}_mean").copy_(mean)
-        getattr(model, f"{kind}_std").copy_(std)
+    if constant[-1]:
+        std[-1] = mean[-1].abs() if mean[-1] else 1.0
+        model.change_std[-1] = std[-1]
+    units = {"x": moments(torch.cat([data.obs, data.action], 1)), "y": (mean, std)}
+    for kind, (centre, unit) in units.items():
+        if kind == "x" or model.settings.normalise_targets:
+            getattr(model, f"{kind}_mean").copy_(centre)
+            getattr(model, f"{kind}_std").copy_(unit)
 
 
 def _targets(model: GaussianEnsemble, data: Transitions) -> Tensor:
@@ -216,7 +229,7 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
             model.settings, target=kind, members=2, elites=2, depth=2, width=min(128, model.settings.width)
         )
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
-        _set_normalisers(probe, past)
+        _set_normalisers(probe, past, data)
         rows = normalised(probe, past, rng)
         _set_oversampling(probe, rows)
         update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)

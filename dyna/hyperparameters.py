@@ -63,7 +63,7 @@ UNDOCUMENTED = {"policy_delay": "Updates of the critic for each update of the ac
 def knobs(cls: type[BaseAlgorithm]) -> list[Knob]:
     """Every hyperparameter that can be set of an algorithm, the fields of dataclass arguments one by one."""
     found: list[Knob] = []
-    for knob in (each for each in _arguments(cls) if each.name not in getattr(cls, "fixed", ())):
+    for knob in (each for each in _arguments(cls) if each.name not in getattr(cls, "not_to_be_set", ())):
         found += _fields(knob) if dataclasses.is_dataclass(knob.default) else [knob]
     return found
 

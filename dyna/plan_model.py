@@ -31,13 +31,17 @@ class PlanModel:
     ) -> None:
         chosen = model.elites if members is None else members
         self.model, self.members, self.dtype = model, len(chosen), dtype
-        self.knows_outcome = model.reward_fn is not None and model.termination_fn is not None
         size = model.obs_size
         self._delta = bool(model.delta)  # asked once: on a GPU, each question waits
         columns = torch.arange(2 * size, device=chosen.device)
         self._means = _chosen(model.state_network, chosen, columns[:size], dtype)
         self._moments = _chosen(model.state_network, chosen, columns, dtype)
         self._outcome = _chosen(model.outcome_network, chosen, columns.new_tensor([0, 2]), dtype)
+
+    @property
+    def knows_outcome(self) -> bool:
+        """Whether the model has exact functions for reward and end."""
+        return self.model.reward_fn is not None and self.model.termination_fn is not None
 
     def next_mean(self, obs: Tensor, action: Tensor) -> Tensor:
         """Mean next observation: [K, R, S], [K, R, A] -> [K, R, S], env units."""

@@ -41,6 +41,8 @@ class PlanningMixin(RecedingHorizonMixin):
 
     stateful: ClassVar[tuple[str, ...]] = ("configurator", "plans", "audits")
     """Attributes with a state_dict, which checkpoints hold."""
+    of_the_moment: ClassVar[tuple[str, ...]] = ("thresholds", "trusted", *stateful)
+    """Attributes that SB3's own file leaves out."""
     acting: Acting
     horizon: int  # steps of a plan
     follow: int  # steps for which a plan is followed at most
@@ -258,4 +260,4 @@ class PlanningMixin(RecedingHorizonMixin):
         return [*names, "thresholds"], tensors
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "thresholds", "trusted", *self.stateful]
+        return [*super()._excluded_save_params(), *self.of_the_moment]

@@ -39,9 +39,9 @@ class RecedingHorizonMixin(DynaMixin):
         raise NotImplementedError
 
     def plan_model(self) -> PlanModel:
-        """The world model as planners ask it, made anew once it was fitted or loaded."""
+        """The world model as planners ask it, made anew once it was fitted, loaded or written to, but by `.data`."""
         model = self.world_model
-        # a fused optimiser leaves the versions of weights as they are; the count of fits tells
+        # a fused optimiser leaves the versions of weights as they are: of a fit the buffers tell, its count among them
         parts = (*model.parameters(), *model.buffers())
         stamp = (self.plan_dtype, *((id(part), part._version) for part in parts))
         if self._plan_model is None or self._plan_stamp != stamp:

@@ -17,6 +17,8 @@ NEAR_OBS = (1e-2, 1e2)
 """From the least standard deviation to the greatest distance from 0 of a dimension that a network takes as it is."""
 NEAR_REWARD = (1e-2, 1e3)
 """Between these the greatest reward, whatever its sign, is taken as it is."""
+NEWEST = 100_000
+"""Rewards that tell what is usual."""
 NEAR_SPREAD = (0.1, 100.0)
 """Between these the spread of usual rewards lets entropy begin with the weight that it is given."""
 
@@ -55,3 +57,10 @@ def reward_unit(reward: Tensor) -> float:
     if greatest == 0.0 or NEAR_REWARD[0] <= greatest <= NEAR_REWARD[1]:
         return 1.0
     return max(float(reward.double().std(correction=0)), 0.1 * abs(float(reward.double().mean())))
+
+
+def usual_rewards(reward: Tensor) -> tuple[float, float]:
+    """The middle of usual rewards [B], 1 to 99 % of the newest, and how far they lie apart: 1 until one is paid."""
+    least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
+    centre, half = (least + most) / 2, (most - least) / 2
+    return centre, max(half, float(reward.std()), 0.1 * abs(centre), 1e-6) if reward.any() else 1.0

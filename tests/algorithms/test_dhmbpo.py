@@ -292,7 +292,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
             {"policy_kwargs": {"features_extractor_class": FlattenExtractor}},
             "features_extractor_class must be a Standardised, .*, got FlattenExtractor: leave it out",
         ),
-        ({"sde_sample_freq": 4}, "DHMBPO explores by its entropy, .*, got sde_sample_freq=4: leave it out"),
+        ({"sde_sample_freq": 4}, "DHMBPO does not explore by gSDE, got sde_sample_freq=4: leave it out"),
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
         ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),

@@ -1,4 +1,4 @@
-"""Laws of PETS; what it reaches on its cart-pole is told in docs/decisions.md."""
+"""Laws of PETS; what it reaches on its cart-pole is told in docs/experiments.md."""
 
 from pathlib import Path
 from typing import Any

@@ -30,12 +30,12 @@ def test_who_is_accused_in_vain_keeps_what_it_knows() -> None:
 
 def test_refits_follow_the_growth_of_what_is_known_of_the_new_world() -> None:
     changes = Changes()
-    assert not changes.ask_for_refit(1_000, 900)
+    assert not changes.wants_refit(1_000, 900)
     changes.suspect("reward", 800)
     changes.judge(["reward"])
-    assert not changes.ask_for_refit(949, 900) and changes.ask_for_refit(950, 900)
+    assert not changes.wants_refit(949, 900) and changes.wants_refit(950, 900)
     changes.count_anew(1_000)
-    assert changes.proven == {"reward": -200} and not changes.ask_for_refit(149, 100)
+    assert changes.proven == {"reward": -200} and not changes.wants_refit(149, 100)
 
 
 def test_a_saved_agent_knows_from_when_on_it_learns(tmp_path: Path) -> None:
