@@ -28,7 +28,6 @@ HOLDOUT_ROWS = 5_000  # at most
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of each candidate
 FEW_ENDS = 10  # terminal rows below which all are trained on
-CERTAIN = 1e-3  # unit of what never changes: what networks make of it is next to nothing
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the golden ratio's part of a signed word, odd
 NEVER = 50.0  # nats that the odds of termination are lowered by
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
@@ -67,7 +66,7 @@ def fit(
         taught, asked = lessons[~is_held], lessons[is_held]
         if not whole(asked).any():  # then training rows must do
             held, asked = data, lessons
-    _set_normalisers(model, train, data)
+    _set_normalisers(model, train, data.reward)
     updates = _train(model, train, held, rng, taught, asked)
     model.fits += 1
     terminals = float(data.terminated.sum())
@@ -179,11 +178,11 @@ def _check(data: Transitions) -> None:
             )
 
 
-def _set_normalisers(model: GaussianEnsemble, data: Transitions, everything: Transitions) -> None:
+def _set_normalisers(model: GaussianEnsemble, data: Transitions, rewards: Tensor) -> None:
     """Every dimension by its own spread, the reward among them (arXiv 2510.01457), and the box of living states.
 
-    Every other row makes the box, so that the rest show what leaving it means where it does not end the task. What is
-    the same in all rows, held-out ones too, is as good as certain, but a constant reward has a size.
+    Every other row makes the box, so that the rest show what leaving it means where it does not end the task. Where
+    all `rewards` are the same, those of held-out rows too, they have no spread, and a size all the same.
     """
     alive = data.next_obs[::2][data.terminated[::2] == 0]
     if len(alive):
@@ -191,18 +190,17 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions, everything: Tra
         model.alive_high.copy_(alive.amax(0))
     changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
     model.change_std.copy_(moments(changes)[1])
-    mean, std = moments(_targets(model, data))
-    known = _targets(model, everything)
-    constant = (known == known[0]).all(0)
-    std = torch.where(constant, CERTAIN * mean.abs().clamp_min(1.0), std)
-    if constant[-1]:
-        std[-1] = mean[-1].abs() if mean[-1] else 1.0
-        model.change_std[-1] = std[-1]
-    units = {"x": moments(torch.cat([data.obs, data.action], 1)), "y": (mean, std)}
-    for kind, (centre, unit) in units.items():
-        if kind == "x" or model.settings.normalise_targets:
-            getattr(model, f"{kind}_mean").copy_(centre)
-            getattr(model, f"{kind}_std").copy_(unit)
+    units = {"x": moments(torch.cat([data.obs, data.action], 1))}
+    if model.settings.normalise_targets:
+        units["y"] = moments(_targets(model, data))
+    for kind, (mean, std) in units.items():
+        getattr(model, f"{kind}_mean").copy_(mean)
+        getattr(model, f"{kind}_std").copy_(std)
+    size = float(rewards[0].abs())
+    if size and (rewards == rewards[0]).all():
+        model.change_std[-1] = size
+        if model.settings.normalise_targets:
+            model.y_std[-1] = size
 
 
 def _targets(model: GaussianEnsemble, data: Transitions) -> Tensor:
@@ -229,7 +227,7 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
             model.settings, target=kind, members=2, elites=2, depth=2, width=min(128, model.settings.width)
         )
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
-        _set_normalisers(probe, past, data)
+        _set_normalisers(probe, past, data.reward)
         rows = normalised(probe, past, rng)
         _set_oversampling(probe, rows)
         update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)
