@@ -606,7 +606,7 @@ def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None
     agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     agent.changes.suspected, version = {"dynamics": 110}, agent.world_model.version
-    agent.model_every = 1
+    agent.model_every, agent.refits_on_alarm = 1, 0
     agent.learn(1, reset_num_timesteps=False)
     assert agent.world_model.version == version + 1
     assert agent.changes.suspected == {"dynamics": 110} and agent.refits_on_alarm == 0

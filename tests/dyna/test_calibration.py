@@ -139,12 +139,3 @@ def test_nothing_is_a_surprise_before_the_first_fit_and_no_state_is_familiar() -
     thresholds = Thresholds()
     assert not thresholds.missed(torch.full((3, 2), 1e9)).any()
     assert float(thresholds.disagreement) < 0
-
-
-def test_thresholds_saved_before_there_were_audits_say_that_nothing_is_known_of_them() -> None:
-    saved = {name: torch.tensor(1.0).expand(value.shape) for name, value in Thresholds().state_dict().items()}
-    del saved["lead"]
-    thresholds = Thresholds()
-    thresholds.load_state_dict(saved)
-    assert thresholds.lead.isnan() and thresholds.tau == 1.0
-    assert "lead" not in saved, "what was read is left as it was"

@@ -119,5 +119,5 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_and_learns_the_same(
 
 def test_without_ray_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"--ray needs the package 'ray': pip install 'dyna\[ray\]'"):
+    with pytest.raises(UserError, match=r"--ray needs the package 'ray': pip install -c constraints.txt -e '.\[ray\]'"):
         Cluster(cluster.LOCAL, threads.Share(1, 1, 1), tmp_path, any_code=False)
