@@ -129,7 +129,7 @@ class DHMBPO(DynaMixin, SAC):
             )
         super().__init__(
             policy,
-            with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),  # type: ignore[arg-type]  # None while SB3 loads
+            with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),
             learning_rate,
             learning_starts=learning_starts or 0,
             batch_size=batch_size,
@@ -182,7 +182,7 @@ class DHMBPO(DynaMixin, SAC):
                 self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
             self._n_updates += 1
-        actor_critic.tell(self, losses)
+        actor_critic.tell(self, losses, self.updates)
 
     def fit_interval(self) -> int:
         """`model_every`, or as many steps as make the data of the last fit grow by `model_growth`."""

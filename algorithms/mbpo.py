@@ -62,7 +62,7 @@ class MBPO(BranchedDyna, SAC):
             if step % self.target_update_interval == 0:
                 actor_critic.update_target(self.critic, self.critic_target, self.tau)
         self._n_updates += updates
-        actor_critic.tell(self, losses)
+        actor_critic.tell(self, losses, self.updates)
 
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """The current policy's action, sampled: obs [B, S] -> [B, A] in [-1, 1]."""

@@ -118,7 +118,7 @@ class PETS(RecedingHorizonMixin, OffPolicyAlgorithm):
         self._check()
         super().__init__(
             policy,
-            with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),  # type: ignore[arg-type]  # None while SB3 loads
+            with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),
             learning_rate=0.0,  # of nothing: the world model has its own
             buffer_size=buffer_size,
             learning_starts=learning_starts,

@@ -152,10 +152,10 @@ def read(losses: Sequence[Losses]) -> dict[str, float]:
     return told
 
 
-def tell(agent: SAC, losses: Sequence[Losses]) -> None:
-    """Count some updates, and log the losses of the last under SB3's names; raises Diverged as `read` does."""
-    agent.updates["critic"] += len(losses)  # type: ignore[attr-defined]  # of a Dyna method
-    agent.updates["actor"] += len(losses)  # type: ignore[attr-defined]
+def tell(agent: SAC, losses: Sequence[Losses], updates: dict[str, int]) -> None:
+    """Count in `updates`, and log the losses of the last under SB3's names; raises Diverged as `read` does."""
+    for part in ("critic", "actor"):
+        updates[part] += len(losses)
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")
     told = read(losses)
     for name, value in zip(("critic_loss", "actor_loss", "entropy", "ent_coef"), told.values(), strict=True):

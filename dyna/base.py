@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -32,9 +32,12 @@ RESCORED_STEPS = 5  # depth to which predictions are held against real steps tha
 log = logging.getLogger("dyna")
 
 
-def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherwise: str) -> GymEnv | None:
-    """The environment, made where only its id was given; raises UserError where its actions are of another kind."""
-    made: GymEnv | None = maybe_make_env(env, 0)  # type: ignore[arg-type]  # None while SB3 loads
+def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherwise: str) -> Any:
+    """The environment, made where only its id was given, and None while SB3 loads, which its types do not tell.
+
+    Raises UserError where its actions are of another kind.
+    """
+    made = maybe_make_env(cast(Any, env), 0)
     if made is not None and not isinstance(made.action_space, kind):
         raise UserError(f"{kind.__name__} actions are needed, got {made.action_space}: {otherwise}")
     return made

@@ -27,6 +27,10 @@ class ForesightMixin(BasePolicy):
     respond: Respond
     blank: Tensor  # [1, ...] a start that knows nothing
 
+    def unplanned(self, n: int) -> Tensor:
+        """What n plans start from that know nothing [n, ...]."""
+        return self.blank.repeat(n, *[1] * (self.blank.dim() - 1))
+
     def predict(
         self,
         observation: Any,
@@ -46,7 +50,7 @@ class ForesightMixin(BasePolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         assert isinstance(obs, Tensor)  # Dict observations are refused
         obs = obs.to(self.blank.device)  # a policy without weights does not know where its agent is
-        warm = self.blank.repeat(len(obs), *[1] * (self.blank.dim() - 1))
+        warm = self.unplanned(len(obs))
         if state is not None:
             warm.copy_(torch.as_tensor(state[0]))
         if episode_start is not None:

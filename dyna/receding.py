@@ -54,15 +54,12 @@ class RecedingHorizonMixin(DynaMixin):
 
     def forget_episodes(self) -> None:
         """New episodes start in all environments."""
-        self.warm_start = self._unplanned()
-
-    def _unplanned(self) -> Tensor:
-        return self.policy.blank.repeat(self.n_envs, *[1] * (self.policy.blank.dim() - 1))
+        self.warm_start = self.policy.unplanned(self.n_envs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy.respond, self.policy.blank = self.respond, self.blank()
-        self.warm_start = self._unplanned()
+        self.warm_start = self.policy.unplanned(self.n_envs)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         going_on = self._last_obs is not None

@@ -207,9 +207,9 @@ def test_gradients_through_the_model_teach_a_one_step_choice() -> None:
             "gradient_steps": 2,
             "world_model": EnsembleSettings(members=3, elites=2, width=32, depth=1, max_updates=200),
         },
-    ).learn(300)
+    ).learn(450)
     obs = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
-    assert np.abs(agent.predict(obs, deterministic=True)[0] - obs).mean() < 0.25  # an action that is always 0 has 0.44
+    assert np.abs(agent.predict(obs, deterministic=True)[0] - obs).mean() < 0.15
 
 
 def test_without_a_horizon_updates_begin_from_real_states() -> None:
