@@ -324,9 +324,12 @@ def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int) -> Ten
     """
     flat = index.flatten()
     x, y, next_obs, terminated = (part.index_select(0, flat).view(*index.shape, *part.shape[1:]) for part in rows[:4])
-    state, outcome = model.state_head(x[:, extra:]), model.outcome_head(x, next_obs)
-    beta = model.settings.beta
-    by_state = gaussian_loss(state.mean, state.log_var, y[:, extra:, :-1], beta)
+    state = model.state_head(x if model.sees_foretold else x[:, extra:])
+    if model.sees_foretold:
+        next_obs = model.half_foretold(x, state, next_obs)
+    outcome, beta, target = model.outcome_head(x, next_obs), model.settings.beta, y[:, extra:, :-1]
+    mean, log_var = (part[:, -target.shape[1] :] for part in state)
+    by_state = gaussian_loss(mean, log_var, target, beta)
     by_reward = gaussian_loss(outcome.mean[:, extra:], outcome.log_var[:, extra:], y[:, extra:, -1], beta)
     if rows.lessons is None:
         by_end = F.binary_cross_entropy_with_logits(outcome.logit, terminated)

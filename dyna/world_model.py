@@ -50,6 +50,9 @@ class EnsembleSettings:
     """What the state head learns: delta, next_obs, or auto (the lower open-loop error on held-out windows)."""
     normalise_targets: bool = True
     """Learn each number of the next state, and the reward, in units of its own spread; off, in those it comes in."""
+    outcome_states: str = "real"
+    """Next states from which reward and termination are learned: real, or both, half of them as the member foretells
+    them; for what nobody foretells, such as a crash into hidden ground."""
     bootstrap: bool = True
     """Give each member its own resampled data; off, the members differ by their initial weights alone."""
     learning_rate: float = 5e-3
@@ -84,6 +87,8 @@ class EnsembleSettings:
             raise UserError(f"elites must be between 1 and members ({self.members}), got {self.elites}")
         if self.target not in ("auto", "delta", "next_obs"):
             raise UserError(f"target must be auto, delta or next_obs, got {self.target!r}")
+        if self.outcome_states not in ("real", "both"):
+            raise UserError(f"outcome_states must be real or both, got {self.outcome_states!r}")
         if not 0.0 <= self.beta <= 1.0:
             raise UserError(f"beta must be in [0, 1], got {self.beta}")
         if not 0.0 < self.holdout < 1.0:
@@ -164,6 +169,11 @@ class GaussianEnsemble(nn.Module):
         }.items():
             self.register_buffer(name, value)
         self.to(device)
+
+    @property
+    def sees_foretold(self) -> bool:
+        """Whether reward and termination are learned from foretold next states too."""
+        return self.settings.outcome_states == "both"
 
     @property
     def version(self) -> int:
@@ -271,6 +281,15 @@ class GaussianEnsemble(nn.Module):
         """Raw obs [E, B, S] or [B, S], and what the state head says [E, B, S] -> raw next observation [E, B, S]."""
         next_obs = state * self.y_std[:-1] + self.y_mean[:-1]
         return next_obs + obs if self.delta else next_obs
+
+    @torch.no_grad()
+    def half_foretold(self, x: Tensor, state: StateHead, next_obs: Tensor) -> Tensor:
+        """Raw next observations [E, B, S], every second one that which the member expects after x [E, B, S+A]."""
+        size = self.obs_size
+        obs = x[..., :size] * self.x_std[:size] + self.x_mean[:size]
+        shown = next_obs.clone()
+        shown[:, ::2] = self.next_obs(obs, state.mean)[:, ::2]
+        return shown
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""

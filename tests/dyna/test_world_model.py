@@ -282,6 +282,19 @@ def test_added_terminal_rows_teach_nothing_but_termination() -> None:
     assert float(change) < 3 * float((data.next_obs - data.obs).mean())
 
 
+def test_ends_by_jumps_that_nobody_foretells_are_foretold_from_both_kinds_of_next_states() -> None:
+    rng = generator()
+    obs, action = torch.rand(4_000, 1, generator=rng) * 2 - 1, torch.zeros(4_000, 1)
+    ends = (torch.rand(4_000, generator=rng) < 0.3 * (obs[:, 0] > 0)).float()
+    data = Transitions(obs, action, -100 * ends, obs + 5 * ends[:, None], ends)
+    wrong = {}
+    for states in ("real", "both"):
+        model, _ = fitted(data, dataclasses.replace(SMALL, outcome_states=states))
+        p_terminated = model.predict(torch.tensor([[0.5], [0.8]]), torch.zeros(2, 1)).p_terminated.detach()
+        wrong[states] = float((p_terminated - 0.3).abs().mean())
+    assert wrong["both"] < 0.12 < wrong["real"]
+
+
 def test_the_first_ends_are_learned_after_fits_that_saw_none() -> None:
     data = linear_system(rows=1_500)
     ends = data.next_obs[:, 0] > data.next_obs[:, 0].topk(7).values[-1] - 1e-6
@@ -350,7 +363,15 @@ def test_a_constant_dimension_is_learned() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"elites": 9}, {"target": "speed"}, {"holdout": 1.0}, {"terminal_share": -0.1}, {"beta": 1.5}]
+    "settings",
+    [
+        {"elites": 9},
+        {"target": "speed"},
+        {"holdout": 1.0},
+        {"terminal_share": -0.1},
+        {"beta": 1.5},
+        {"outcome_states": "all"},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UserError, match=str(next(iter(settings.values())))):
