@@ -224,7 +224,13 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
     errors = {}
     for kind in ("delta", "next_obs"):
         small = dataclasses.replace(
-            model.settings, target=kind, members=2, elites=2, depth=2, width=min(128, model.settings.width)
+            model.settings,
+            target=kind,
+            members=2,
+            elites=2,
+            depth=2,
+            width=min(128, model.settings.width),
+            outcome_states="real",
         )
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
         _set_normalisers(probe, past, data.reward)
@@ -311,25 +317,26 @@ def update(model: GaussianEnsemble, rows: Rows, adam: torch.optim.AdamW, updates
     parameters = list(model.parameters())
     index, extra = _draw_batches(model, rows, updates, rng)
     for batch in index:  # [E, b]
-        grads = torch.autograd.grad(_loss(model, rows, batch, extra), parameters)
+        grads = torch.autograd.grad(_loss(model, rows, batch, extra, rng), parameters)
         for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = grad
         adam.step()
 
 
-def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int) -> Tensor:
+def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int, rng: torch.Generator) -> Tensor:
     """Negative log-likelihood of next state, reward and termination on rows [E, b], summed over members.
 
     The first `extra` columns are the terminal rows that were added: they teach termination alone.
     """
     flat = index.flatten()
     x, y, next_obs, terminated = (part.index_select(0, flat).view(*index.shape, *part.shape[1:]) for part in rows[:4])
-    state = model.state_head(x if model.sees_foretold else x[:, extra:])
-    if model.sees_foretold:
-        next_obs = model.half_foretold(x, state, next_obs)
-    outcome, beta, target = model.outcome_head(x, next_obs), model.settings.beta, y[:, extra:, :-1]
-    mean, log_var = (part[:, -target.shape[1] :] for part in state)
-    by_state = gaussian_loss(mean, log_var, target, beta)
+    first = 0 if model.learns_foretold else extra  # the added rows need a state only to be foretold
+    state = model.state_head(x[:, first:])
+    if model.learns_foretold:
+        next_obs = torch.where(_foretells(rows, index, rng).unsqueeze(-1), model.foretold(x, state), next_obs)
+    outcome, beta = model.outcome_head(x, next_obs), model.settings.beta
+    mean, log_var = (part[:, extra - first :] for part in state)
+    by_state = gaussian_loss(mean, log_var, y[:, extra:, :-1], beta)
     by_reward = gaussian_loss(outcome.mean[:, extra:], outcome.log_var[:, extra:], y[:, extra:, -1], beta)
     if rows.lessons is None:
         by_end = F.binary_cross_entropy_with_logits(outcome.logit, terminated)
@@ -338,6 +345,12 @@ def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int) -> Ten
     by_end = F.binary_cross_entropy_with_logits(outcome.logit, terminated, reduction="none")
     taught = mean_of(by_state.mean(-1), of_state[:, extra:]) + mean_of(by_reward, of_reward[:, extra:])
     return len(index) * (taught + mean_of(by_end, of_end))
+
+
+def _foretells(rows: Rows, index: Tensor, rng: torch.Generator) -> Tensor:
+    """Of which rows [E, b] the foretold next state is shown: of half, and of none whose states are of an old world."""
+    chosen = torch.rand(index.shape, generator=rng, device=index.device) < 0.5
+    return chosen if rows.lessons is None else chosen & (rows.lessons[index][..., 0] > 0)
 
 
 def _draw_batches(model: GaussianEnsemble, rows: Rows, updates: int, rng: torch.Generator) -> tuple[Tensor, int]:

@@ -28,10 +28,7 @@ def scores(model: GaussianEnsemble, rows: Rows) -> tuple[Score, Score]:
     """Of the state networks, and of the outcome networks (reward, and termination's log-loss in both parts)."""
     x = rows.x.expand(model.settings.members, *rows.x.shape)
     state, y = model.state_head(x), rows.y[:, :-1]
-    next_obs, reward = rows.next_obs.expand(len(x), *rows.next_obs.shape), rows.y[:, -1]
-    if model.sees_foretold:
-        next_obs = model.half_foretold(x, state, next_obs)
-    outcome = model.outcome_head(x, next_obs)
+    outcome, reward = model.outcome_head(x, rows.next_obs.expand(len(x), *rows.next_obs.shape)), rows.y[:, -1]
     logit = outcome.logit - model.log_oversampling
     ends = F.binary_cross_entropy_with_logits(logit, rows.terminated.expand_as(logit), reduction="none")
     if rows.lessons is None:

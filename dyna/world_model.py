@@ -52,7 +52,7 @@ class EnsembleSettings:
     """Learn each number of the next state, and the reward, in units of its own spread; off, in those it comes in."""
     outcome_states: str = "real"
     """Next states from which reward and termination are learned: real, or both, half of them as the member foretells
-    them; for what nobody foretells, such as a crash into hidden ground."""
+    them, for ends that nobody foretells, such as a crash into hidden ground. Exact functions do not learn."""
     bootstrap: bool = True
     """Give each member its own resampled data; off, the members differ by their initial weights alone."""
     learning_rate: float = 5e-3
@@ -117,7 +117,7 @@ class GaussianEnsemble(nn.Module):
 
     A member is two networks: obs, action -> next state, and obs, action, next state -> reward, termination. What an
     environment pays for and where it ends is mostly a matter of where a step leads, so the second learns it sharply
-    from the real next state, and judges the predicted one.
+    from the real next state (with `outcome_states`, from both), and judges the predicted one.
 
     Inputs and targets are raw environment units; normalisation is fitted and applied inside. An exact reward or
     termination function may be given: it then replaces the head, and `fit` audits it against the data.
@@ -171,8 +171,8 @@ class GaussianEnsemble(nn.Module):
         self.to(device)
 
     @property
-    def sees_foretold(self) -> bool:
-        """Whether reward and termination are learned from foretold next states too."""
+    def learns_foretold(self) -> bool:
+        """Whether reward and termination are learned from foretold next states, too."""
         return self.settings.outcome_states == "both"
 
     @property
@@ -283,13 +283,10 @@ class GaussianEnsemble(nn.Module):
         return next_obs + obs if self.delta else next_obs
 
     @torch.no_grad()
-    def half_foretold(self, x: Tensor, state: StateHead, next_obs: Tensor) -> Tensor:
-        """Raw next observations [E, B, S], every second one that which the member expects after x [E, B, S+A]."""
+    def foretold(self, x: Tensor, state: StateHead) -> Tensor:
+        """The mean next observations [E, B, S], raw, that the state head says for normalised input x [E, B, S+A]."""
         size = self.obs_size
-        obs = x[..., :size] * self.x_std[:size] + self.x_mean[:size]
-        shown = next_obs.clone()
-        shown[:, ::2] = self.next_obs(obs, state.mean)[:, ::2]
-        return shown
+        return self.next_obs(x[..., :size] * self.x_std[:size] + self.x_mean[:size], state.mean)
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""

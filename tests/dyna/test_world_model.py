@@ -295,6 +295,20 @@ def test_ends_by_jumps_that_nobody_foretells_are_foretold_from_both_kinds_of_nex
     assert wrong["both"] < 0.12 < wrong["real"]
 
 
+def test_what_the_new_dynamics_foretell_of_old_steps_teaches_nothing() -> None:
+    rng = generator()
+    obs, action, old = torch.randn(3_000, 1, generator=rng), torch.zeros(3_000, 1), torch.arange(3_000) < 1_500
+    next_obs = obs + torch.where(old, 1.0, -1.0)[:, None]
+    data = Transitions(obs, action, next_obs[:, 0], next_obs, torch.zeros(3_000))
+    lessons = torch.ones(3_000, 3)
+    lessons[old, 0] = 0.0
+    torch.manual_seed(0)
+    model = GaussianEnsemble(1, 1, dataclasses.replace(SMALL, outcome_states="both"))
+    model.fit(data, rng=generator(), lessons=lessons)
+    reward = model.predict(obs[~old], action[~old]).mean.detach()[..., -1]
+    assert float((reward - next_obs[~old, 0]).abs().mean()) < 0.1
+
+
 def test_the_first_ends_are_learned_after_fits_that_saw_none() -> None:
     data = linear_system(rows=1_500)
     ends = data.next_obs[:, 0] > data.next_obs[:, 0].topk(7).values[-1] - 1e-6
