@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dyna import fitting
 from dyna.calibration import HEADS, Thresholds, surprise
 from dyna.detectors import Detectors
+from dyna.fitting import windows
+from dyna.holdout import held_out
 from dyna.packed import PackedReplayBuffer
 from dyna.plan_model import PlanModel
 from dyna.plan_scores import Value, propagated_returns
@@ -81,7 +82,7 @@ class Configurator:
         The environments' steps take turns in it, oldest first. Where the world has changed, on the rows of the world
         as it is alone, bool [B].
         """
-        held = fitting.held_out(data, model.settings.holdout)  # of all rows, as in the fit
+        held = held_out(data, model.settings.holdout)  # of all rows, as in the fit
         today = torch.ones_like(held) if of_today is None else of_today
         tau, bias = self._measured(data.at(today).at(slice(-NEWEST, None)))
         self.thresholds.freeze(model, data.at(held & today), tau, bias if self.centred else torch.zeros_like(bias))
@@ -182,7 +183,7 @@ class Configurator:
 
     def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
         """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""
-        rows = fitting.windows(newest, self.horizon, len(self.windows.age)).T
+        rows = windows(newest, self.horizon, len(self.windows.age)).T
         if rows.shape[1] == 0:  # no episode is as long
             rows = torch.arange(len(newest.obs), device=newest.obs.device).unsqueeze(0)
         steps = newest.at(rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +17,17 @@ from torch import Tensor
 
 from dyna import audit
 from dyna.errors import Diverged, RunFailed
+from dyna.holdout import held_out
 from dyna.imagination import Z90
+from dyna.lessons import Rows, draw_batches, foretells, normalised, set_oversampling, targets, whole
 from dyna.scoring import Best, gaussian_loss, mean_of, scores
 from dyna.types import Outcome, Transitions
 
 if TYPE_CHECKING:
     from dyna.world_model import GaussianEnsemble
 
-HOLDOUT_ROWS = 5_000  # at most
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of each candidate
-FEW_ENDS = 10  # terminal rows below which all are trained on
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the golden ratio's part of a signed word, odd
-NEVER = 50.0  # nats that the odds of termination are lowered by
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
 GROWTH = 4  # the choice is made again when the data has grown so many times
 
@@ -77,49 +75,6 @@ def fit(
         held = held.at(whole(asked))  # the world as it is
     sizes = {"rows": len(data.obs), "terminals": terminals, "updates": updates}
     return {**holdout_metrics(model, held), **disagreements, **sizes}
-
-
-def held_out(data: Transitions, share: float) -> Tensor:
-    """Which rows are held out, bool [B]; a row's own bits decide, so that none is held out after it was trained on.
-
-    `share` of the rows is held out, about 5,000 at most; of fewer than 10 terminal rows, none, so that with the tenth
-    some are held out after all. Copies of a row are dealt in turn, and the first is learned from, or a task of few
-    transitions would have some that nobody learns from. Raises RunFailed for one row.
-    """
-    if len(data.obs) < 2:
-        raise RunFailed("the world model was given a single transition: raise learning_starts")
-    share = min(share, HOLDOUT_ROWS / len(data.obs))
-    every = max(2, round(1 / share))
-    bits = _bits(data)
-    copy = _copies(bits)
-    chance = bits >> 40 & 0xFFFF
-    turn = 1 + chance % (every - 1)  # never the first, and not always the second: many have but one copy
-    held = torch.where(copy >= 0, copy % every == turn, chance < 65_536 * share)
-    if data.terminated.sum() < FEW_ENDS:
-        held &= data.terminated == 0  # too few ends to spare any
-    if held.all() or not held.any():
-        held = torch.zeros_like(held)
-        held[1::every] = True
-    return held
-
-
-def _bits(data: Transitions) -> Tensor:
-    """A number [B] for each transition, by all of its bits: of unlike ones hardly ever the same."""
-    rows = torch.cat([data.obs, data.action, data.next_obs], 1) + 0.0  # no zero is negative
-    mixed = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    for column in rows.view(torch.int32).long().unbind(1):
-        mixed = (mixed ^ column) * GOLDEN  # Fibonacci hashing (Knuth, TAOCP 3, section 6.4)
-        mixed ^= mixed >> 32
-    return mixed
-
-
-def _copies(values: Tensor) -> Tensor:
-    """Which copy of its value each one is [B], from 0 on; -1 where there is none but itself."""
-    _, kind, count = torch.unique(values, return_inverse=True, return_counts=True)
-    order = kind.argsort(stable=True)
-    rank = torch.empty_like(kind)
-    rank[order] = torch.arange(len(kind), device=kind.device) - (count.cumsum(0) - count)[kind[order]]
-    return torch.where(count[kind] > 1, rank, -1)
 
 
 def holdout_metrics(model: GaussianEnsemble, held: Transitions) -> dict[str, float]:
@@ -192,7 +147,7 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions, rewards: Tensor
     model.change_std.copy_(moments(changes)[1])
     units = {"x": moments(torch.cat([data.obs, data.action], 1))}
     if model.settings.normalise_targets:
-        units["y"] = moments(_targets(model, data))
+        units["y"] = moments(targets(model, data))
     for kind, (mean, std) in units.items():
         getattr(model, f"{kind}_mean").copy_(mean)
         getattr(model, f"{kind}_std").copy_(std)
@@ -201,12 +156,6 @@ def _set_normalisers(model: GaussianEnsemble, data: Transitions, rewards: Tensor
         model.change_std[-1] = size
         if model.settings.normalise_targets:
             model.y_std[-1] = size
-
-
-def _targets(model: GaussianEnsemble, data: Transitions) -> Tensor:
-    """[B, S+1] what the networks learn, raw: change or next state, and the reward."""
-    state = data.next_obs - data.obs if model.delta else data.next_obs
-    return torch.cat([state, data.reward[:, None]], dim=1)
 
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +184,7 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
         _set_normalisers(probe, past, data.reward)
         rows = normalised(probe, past, rng)
-        _set_oversampling(probe, rows)
+        set_oversampling(probe, rows)
         update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)
         errors[kind] = open_loop_error(probe, newest, OPEN_LOOP, n_envs)
     delta = errors["delta"] <= CLEARLY_BETTER * errors["next_obs"]
@@ -243,36 +192,6 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
         model.state_network.reset_parameters()
         model.delta.fill_(delta)
     model.rows_at_choice.fill_(len(data.obs))
-
-
-class Rows(NamedTuple):
-    """Rows in normalised units."""
-
-    x: Tensor  # [B, S+A]
-    y: Tensor  # [B, S+1]
-    next_obs: Tensor  # [B, S] raw
-    terminated: Tensor  # [B]
-    resample: Tensor  # [E, B] row numbers: each member's own bootstrap of the rows, or all of them
-    lessons: Tensor | None = None  # [B, 3] how much may be learned from them, where that is not all
-
-
-def normalised(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, lessons: Tensor | None = None) -> Rows:
-    y = (_targets(model, data) - model.y_mean) / model.y_std
-    shape = (model.settings.members, len(y))
-    if model.settings.bootstrap:
-        resample = torch.randint(len(y), shape, generator=rng, device=y.device)
-    else:
-        resample = torch.arange(len(y), device=y.device).expand(shape)
-    if lessons is not None:
-        new = whole(lessons).nonzero().squeeze(1)
-        resample = resample.clone()
-        resample[:, ::2] = new[torch.randint(len(new), resample[:, ::2].shape, generator=rng, device=y.device)]
-    return Rows(model.normalise_input(data.obs, data.action), y, data.next_obs, data.terminated, resample, lessons)
-
-
-def whole(lessons: Tensor) -> Tensor:
-    """Which rows teach all that there is to learn: lessons [B, 3] -> bool [B]."""
-    return lessons.amin(1) == 1
 
 
 def _train(
@@ -293,7 +212,7 @@ def _train(
         held = Transitions(*(torch.cat([part, more]) for part, more in zip(held, train.at(ends), strict=True)))
         asked = None if asked is None or taught is None else torch.cat([asked, taught[ends]])
     rows, test = normalised(model, train, rng, taught), normalised(model, held, rng)._replace(lessons=asked)
-    _set_oversampling(model, rows)
+    set_oversampling(model, rows)
     window = min(max(math.ceil(len(train.obs) / settings.batch_size), 25), 100)
     best = [Best(*pair) for pair in zip((model.state_network, model.outcome_network), scores(model, test), strict=True)]
     updates = idle = 0
@@ -315,7 +234,7 @@ def _train(
 def update(model: GaussianEnsemble, rows: Rows, adam: torch.optim.AdamW, updates: int, rng: torch.Generator) -> None:
     """Take training steps, each member on batches of its own."""
     parameters = list(model.parameters())
-    index, extra = _draw_batches(model, rows, updates, rng)
+    index, extra = draw_batches(model, rows, updates, rng)
     for batch in index:  # [E, b]
         grads = torch.autograd.grad(_loss(model, rows, batch, extra, rng), parameters)
         for parameter, grad in zip(parameters, grads, strict=True):
@@ -333,7 +252,7 @@ def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int, rng: t
     first = 0 if model.learns_foretold else extra  # the added rows need a state only to be foretold
     state = model.state_head(x[:, first:])
     if model.learns_foretold:
-        next_obs = torch.where(_foretells(rows, index, rng).unsqueeze(-1), model.foretold(x, state), next_obs)
+        next_obs = torch.where(foretells(rows, index, rng).unsqueeze(-1), model.foretold(x, state), next_obs)
     outcome, beta = model.outcome_head(x, next_obs), model.settings.beta
     mean, log_var = (part[:, extra - first :] for part in state)
     by_state = gaussian_loss(mean, log_var, y[:, extra:, :-1], beta)
@@ -345,58 +264,6 @@ def _loss(model: GaussianEnsemble, rows: Rows, index: Tensor, extra: int, rng: t
     by_end = F.binary_cross_entropy_with_logits(outcome.logit, terminated, reduction="none")
     taught = mean_of(by_state.mean(-1), of_state[:, extra:]) + mean_of(by_reward, of_reward[:, extra:])
     return len(index) * (taught + mean_of(by_end, of_end))
-
-
-def _foretells(rows: Rows, index: Tensor, rng: torch.Generator) -> Tensor:
-    """Of which rows [E, b] the foretold next state is shown: of half, and of none whose states are of an old world."""
-    chosen = torch.rand(index.shape, generator=rng, device=index.device) < 0.5
-    return chosen if rows.lessons is None else chosen & (rows.lessons[index][..., 0] > 0)
-
-
-def _draw_batches(model: GaussianEnsemble, rows: Rows, updates: int, rng: torch.Generator) -> tuple[Tensor, int]:
-    """Row numbers [updates, E, b] from each member's resample, of which the first columns are added terminal rows."""
-    members, count, device = model.settings.members, len(rows.x), rows.x.device
-    batch = min(model.settings.batch_size, count)
-    draw = torch.randint(count, (members, updates * batch), generator=rng, device=device)
-    index = rows.resample.gather(1, draw).view(members, updates, batch).transpose(0, 1).contiguous()
-    ends, extra = _ends_taught(rows), _added_ends(model, rows)
-    if extra:
-        index[..., :extra] = ends[torch.randint(len(ends), (updates, members, extra), generator=rng, device=device)]
-    return index, extra
-
-
-def _ends_drawn(rows: Rows) -> tuple[float, float]:
-    """What a row that is drawn teaches about ends: how much on average, and which share of that is of ends."""
-    if rows.lessons is None:
-        return 1.0, float(rows.terminated.double().mean())
-    new, lessons = whole(rows.lessons).double(), rows.lessons[:, 2].double()
-    taught = lessons * (0.5 * new / new.sum() + 0.5 / len(new))  # half of a batch is new, as in `normalised`
-    weight = float(taught.sum())
-    return weight, float((taught * rows.terminated).sum()) / max(weight, 1e-12)
-
-
-def _ends_taught(rows: Rows) -> Tensor:
-    """Numbers [N] of the terminal rows from which ends may be learned."""
-    taught = rows.terminated if rows.lessons is None else rows.terminated * rows.lessons[:, 2]
-    return taught.nonzero().squeeze(1)
-
-
-def _added_ends(model: GaussianEnsemble, rows: Rows) -> int:
-    """How many rows of a batch are replaced by terminal ones."""
-    share = model.settings.terminal_share
-    few = 0 < _ends_drawn(rows)[1] < share
-    return round(share * min(model.settings.batch_size, len(rows.x))) if few else 0
-
-
-def _set_oversampling(model: GaussianEnsemble, rows: Rows) -> None:
-    """Set `log_oversampling`, by which the surplus of terminal rows is taken off the predicted odds."""
-    ends, extra, (weight, share) = _ends_taught(rows), _added_ends(model, rows), _ends_drawn(rows)
-    if len(ends) == 0:
-        model.log_oversampling.fill_(NEVER)  # none is imagined: the head would only guess (`fit` says so)
-        return
-    added = extra if rows.lessons is None else extra * float(rows.lessons[ends, 2].mean())
-    others = (min(model.settings.batch_size, len(rows.x)) - extra) * weight * share
-    model.log_oversampling.fill_(math.log1p(added / others) if others else 0.0)
 
 
 def optimiser(model: GaussianEnsemble) -> torch.optim.AdamW:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyna import fitting
 from dyna.calibration import disagreement
+from dyna.holdout import held_out
+from dyna.lessons import whole
 from dyna.types import Outcome, Transitions
 from dyna.world_model import GaussianEnsemble
 
@@ -42,7 +43,7 @@ def outdated(
     Judged on held-out rows that teach all three, as far as the members disagree by `familiar` at most. `model` is left
     alone. The steps of `n_envs` environments take turns in the data.
     """
-    held, new = fitting.held_out(data, model.settings.holdout), fitting.whole(lessons)
+    held, new = held_out(data, model.settings.holdout), whole(lessons)
     known = disagreement(model, data.obs, data.action) <= familiar
     if (held & new & known).sum() < FEWEST:
         return [False] * lessons.shape[1], 0

@@ -14,11 +14,11 @@ from gymnasium import spaces
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
-from dyna import fitting
 from dyna.audits import Audits
 from dyna.calibration import Thresholds, surprise
 from dyna.configurator import Configurator, Verdict
 from dyna.errors import UserError
+from dyna.lessons import whole
 from dyna.plan_seeds import policy_plans
 from dyna.plans import Plan, shifted
 from dyna.receding import RecedingHorizonMixin
@@ -166,7 +166,7 @@ class PlanningMixin(RecedingHorizonMixin):
         """After a fit, when critics know their range: measure anew what counts as a surprise, follow no old plan."""
         data = self.replay_buffer.all_transitions()
         lessons = self.lessons(len(data.obs))
-        self.configurator.freeze(self.world_model, data, None if lessons is None else fitting.whole(lessons))
+        self.configurator.freeze(self.world_model, data, None if lessons is None else whole(lessons))
         self.trusted[:] = 0
 
     def _sample_action(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dyna.fitting import Rows
+    from dyna.lessons import Rows
     from dyna.networks import EnsembleMLP
     from dyna.world_model import GaussianEnsemble
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyna import fitting
+from dyna.lessons import normalised
 from dyna.networks import EnsembleMLP, silu
 from dyna.scoring import gaussian_loss
 from dyna.types import Transitions
@@ -42,7 +43,7 @@ def main() -> None:
     model = GaussianEnsemble(OBS, ACTION, SETTINGS)
     obs, action = torch.randn(ROWS, OBS), torch.rand(ROWS, ACTION) * 2 - 1
     data = Transitions(obs, action, torch.randn(ROWS), obs + torch.randn(ROWS, OBS), torch.zeros(ROWS))
-    rows, adam = fitting.normalised(model, data, rng), fitting.optimiser(model)
+    rows, adam = normalised(model, data, rng), fitting.optimiser(model)
     stacked, loop = Stacked(), Loop()
 
     def dream(chunk: int = 5_000) -> None:

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from dyna import fitting
+from dyna import holdout
 from dyna.calibration import Thresholds
 from dyna.configurator import CRITIC, Configurator, metrics_of
 from dyna.packed import PackedReplayBuffer
@@ -99,8 +99,8 @@ def test_a_changed_world_is_measured_on_rows_that_were_held_out_too(
     known: tuple[GaussianEnsemble, Transitions], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = known
-    monkeypatch.setattr(fitting, "HOLDOUT_ROWS", len(data.obs) // 50)
-    held, today = fitting.held_out(data, model.settings.holdout), torch.arange(len(data.obs)) >= len(data.obs) // 2
+    monkeypatch.setattr(holdout, "HOLDOUT_ROWS", len(data.obs) // 50)
+    held, today = holdout.held_out(data, model.settings.holdout), torch.arange(len(data.obs)) >= len(data.obs) // 2
     configurator = Configurator(1, H, 1, 1, gamma=GAMMA, value=value, thresholds=Thresholds())
     seen: list[Transitions] = []
     monkeypatch.setattr(configurator.thresholds, "freeze", lambda model, rows, *rest: seen.append(rows))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyna import fitting, forgetting
+from dyna import forgetting, holdout
+from dyna.lessons import normalised
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
@@ -96,13 +97,13 @@ def test_lessons_that_name_every_row_change_nothing_but_the_order_of_draws() -> 
 def test_half_of_the_draws_are_rows_that_teach_all() -> None:
     model, data = fitted(rows(OLD)), rows(OLD)
     lessons = torch.cat([torch.zeros(OLD - 10, 3), torch.ones(10, 3)])
-    drawn = fitting.normalised(model, data, torch.Generator().manual_seed(0), lessons).resample
+    drawn = normalised(model, data, torch.Generator().manual_seed(0), lessons).resample
     assert (drawn[:, ::2] >= OLD - 10).all() and (drawn[:, 1::2] >= OLD - 10).float().mean() < 0.1
 
 
 def test_rows_that_teach_all_need_not_be_held_out() -> None:
     data = rows(OLD)
-    held = fitting.held_out(data, SETTINGS.holdout)
+    held = holdout.held_out(data, SETTINGS.holdout)
     lessons = torch.zeros(OLD, 3)
     lessons[(~held).nonzero()[:40, 0]] = 1.0
     assert errors(fitted(data, lessons), data)[0] < 0.1

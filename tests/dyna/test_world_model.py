@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyna import fitting
+from dyna import fitting, holdout
 from dyna.errors import RunFailed, UserError
 from dyna.scoring import NEGLIGIBLE, gaussian_loss
 from dyna.types import Transitions
@@ -206,8 +206,8 @@ def test_no_row_is_held_out_after_it_was_trained_on() -> None:
     data = linear_system(rows=2_000)
     early = data.at(slice(1_000))
     for share in (0.2, 0.1):
-        trained = early.at(~fitting.held_out(early, share)).obs
-        after = data.at(fitting.held_out(data, share)).obs
+        trained = early.at(~holdout.held_out(early, share)).obs
+        after = data.at(holdout.held_out(data, share)).obs
         assert not {tuple(row) for row in trained.tolist()} & {tuple(row) for row in after.tolist()}
         assert 0.7 * share < len(after) / 2_000 < 1.3 * share
 
@@ -229,7 +229,7 @@ def test_of_a_task_of_few_transitions_each_is_learned_from(cells: int, one_hot: 
     if one_hot:
         obs, next_obs = (torch.eye(cells)[part[:, 0].long()] for part in (data.obs, data.next_obs))
         data = data._replace(obs=obs, next_obs=next_obs)
-    held = fitting.held_out(data, 0.2)
+    held = holdout.held_out(data, 0.2)
     rows = [tuple(row) for row in torch.cat([data.obs, data.action], 1).tolist()]
     first = [rows.index(kind) for kind in set(rows)]
     assert not held[first].any() and 0.1 < float(held.float().mean()) < 0.25
@@ -242,7 +242,7 @@ def test_of_a_task_of_few_transitions_each_is_learned_from(cells: int, one_hot: 
 
 def test_of_rows_that_come_twice_no_more_are_held_out_than_of_others() -> None:
     twice = Transitions(*(torch.cat([part, part]) for part in linear_system(rows=2_000)))
-    held = fitting.held_out(twice, 0.2)
+    held = holdout.held_out(twice, 0.2)
     assert not held[:2_000].any() and 0.08 < float(held.float().mean()) < 0.25
 
 
@@ -252,7 +252,7 @@ def test_what_moved_in_a_held_out_row_alone_spoils_no_fit() -> None:
     worlds = (
         data._replace(obs=F.pad(data.obs, (0, 1)), next_obs=torch.cat([data.next_obs, flag], 1)) for flag in flags
     )
-    wider = next(world for i, world in enumerate(worlds) if fitting.held_out(world, 0.2)[i])
+    wider = next(world for i, world in enumerate(worlds) if holdout.held_out(world, 0.2)[i])
     model, metrics = fitted(wider)
     mean = model.predict(wider.obs, wider.action).mean.detach()
     error = (mean[..., :2] - data.next_obs).square().mean().sqrt()
