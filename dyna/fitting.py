@@ -64,7 +64,7 @@ def fit(
         taught, asked = lessons[~is_held], lessons[is_held]
         if not whole(asked).any():  # then training rows must do
             held, asked = data, lessons
-    _set_normalisers(model, train, data.reward)
+    set_units(model, train, data.reward)
     updates = _train(model, train, held, rng, taught, asked)
     model.fits += 1
     terminals = float(data.terminated.sum())
@@ -133,7 +133,7 @@ def _check(data: Transitions) -> None:
             )
 
 
-def _set_normalisers(model: GaussianEnsemble, data: Transitions, rewards: Tensor) -> None:
+def set_units(model: GaussianEnsemble, data: Transitions, rewards: Tensor) -> None:
     """Every dimension by its own spread, the reward among them (arXiv 2510.01457), and the box of living states.
 
     Every other row makes the box, so that the rest show what leaving it means where it does not end the task. Where
@@ -179,10 +179,10 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
             elites=2,
             depth=2,
             width=min(128, model.settings.width),
-            outcome_states="real",
+            outcome_states="real",  # only the state is asked about
         )
         probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
-        _set_normalisers(probe, past, data.reward)
+        set_units(probe, past, data.reward)
         rows = normalised(probe, past, rng)
         set_oversampling(probe, rows)
         update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)

@@ -1,4 +1,7 @@
-"""What an ensemble learns from: normalised rows, batches for each member, and more ends than there are."""
+"""What an ensemble learns from: normalised rows, batches for each member, and more ends than there are.
+
+Lessons say how much a row teaches each head; where a head forgets, steps of the old world teach it nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ class Rows(NamedTuple):
 
 
 def normalised(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, lessons: Tensor | None = None) -> Rows:
+    """The rows in the model's units, and which of them each member draws from; `lessons` as in `fitting.fit`."""
     y = (targets(model, data) - model.y_mean) / model.y_std
     shape = (model.settings.members, len(y))
     if model.settings.bootstrap:

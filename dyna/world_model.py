@@ -51,8 +51,8 @@ class EnsembleSettings:
     normalise_targets: bool = True
     """Learn each number of the next state, and the reward, in units of its own spread; off, in those it comes in."""
     outcome_states: str = "real"
-    """Next states from which reward and termination are learned: real, or both, half of them as the member foretells
-    them, for ends that nobody foretells, such as a crash into hidden ground. Exact functions do not learn."""
+    """Next states from which reward and termination are learned: real; or both, a random half as the member itself
+    foretells them, for ends by jumps that no mean foretells, such as a crash into hidden ground."""
     bootstrap: bool = True
     """Give each member its own resampled data; off, the members differ by their initial weights alone."""
     learning_rate: float = 5e-3
