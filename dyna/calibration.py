@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyna.lessons import targets
 from dyna.types import Transitions
 from dyna.world_model import GaussianEnsemble
 
@@ -33,8 +34,7 @@ def surprise(model: GaussianEnsemble, rows: Transitions) -> Tensor:
     """
     elites = model.elites
     x = model.normalise_input(rows.obs, rows.action).expand(len(elites), len(rows.obs), -1)
-    arrived = rows.next_obs - rows.obs if model.delta else rows.next_obs
-    target = (torch.cat([arrived, rows.reward[:, None]], dim=1) - model.y_mean) / model.y_std
+    target = (targets(model, rows) - model.y_mean) / model.y_std
     state = model.state_head(x, elites)
     dynamics = _squared(state.mean, state.log_var, target[:, :-1]).mean(-1)
     expected = model.next_obs(rows.obs, state.mean)
