@@ -10,7 +10,7 @@ agent stay with what its model knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import torch
@@ -22,13 +22,14 @@ from torch import Tensor
 from dyna import actor_critic, limits
 from dyna.actor_critic import Losses
 from dyna.base import DynaMixin, with_actions
-from dyna.bounded import BoundedCritic, BoundedSACPolicy
+from dyna.bounded import BoundedCritic, BoundedSACPolicy, value_range
 from dyna.errors import UserError
+from dyna.segments import Segments, draw_ages
 from dyna.truncation import Truncation
 from dyna.types import Transitions
 from dyna.units import usual_rewards
 from dyna.unrolled import can_unroll, unroll
-from dyna.value_expansion import Expansion, Mask, Valued, expand
+from dyna.value_expansion import Expansion, Mask, Noise, Valued, expand
 from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
@@ -67,6 +68,8 @@ class DHMBPO(DynaMixin, SAC):
         rewards; a single member never disagrees.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
+    :param noise: Of imagined next states: inferred, as real steps had it along which rollouts are led from real states,
+        so that no error about these is learned; or drawn, and updates begin from distribution rollouts.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -99,6 +102,7 @@ class DHMBPO(DynaMixin, SAC):
         return_lambda: float = 0.95,
         curiosity: float = 2.0,
         mask: Mask = "soft",
+        noise: Noise = "inferred",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
@@ -107,12 +111,13 @@ class DHMBPO(DynaMixin, SAC):
     ) -> None:
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
-        if mask not in get_args(Mask):
-            raise UserError(f"mask must be {', '.join(get_args(Mask)[:-1])} or {get_args(Mask)[-1]}, got {mask!r}")
+        for name, said, words in (("mask", mask, get_args(Mask)), ("noise", noise, get_args(Noise))):
+            if said not in words:
+                raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {said!r}")
         self.model_every, self.model_growth, self.dream_every = model_every, model_growth, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.return_lambda, self.curiosity = return_lambda, curiosity
-        self.mask, self._derives_starts = mask, learning_starts is None
+        self.mask, self.noise, self._derives_starts = mask, noise, learning_starts is None
         self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
         generations = -(-model_every // dream_every) + 1
         self.settle(
@@ -177,7 +182,7 @@ class DHMBPO(DynaMixin, SAC):
         losses = []
         for _ in range(updates):
             if self._n_updates % self.dream_every == 0 or self._valued is None:
-                if self.distribution_horizon:
+                if self.distribution_horizon and self.noise == "drawn":
                     self.dream(batch_size, self.distribution_horizon, keep_versions=1)
                 self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
@@ -202,7 +207,7 @@ class DHMBPO(DynaMixin, SAC):
         """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid."""
         horizon = max(self.distribution_horizon, self.training_horizon, 1)
         with torch.no_grad():
-            rollout = self._rollout(self._real_starts(batch_size * -(-FEWEST_STEPS // horizon)), horizon)
+            rollout = self._rollout(batch_size * -(-FEWEST_STEPS // horizon), horizon, self._real_starts)
             obs, action = (part.flatten(0, 1) for part in (rollout.obs, rollout.action))
             value = rollout._replace(reward=rollout.reward + self._bonus(rollout)).action_values(
                 self._lower(obs, action).view_as(rollout.log_prob),
@@ -229,7 +234,7 @@ class DHMBPO(DynaMixin, SAC):
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, actor_critic.entropy_weight(self)
-        rollout = self._rollout(self._starts(batch_size), max(self.training_horizon, 1))
+        rollout = self._rollout(batch_size, max(self.training_horizon, 1), self._starts)
         ahead = rollout if self.training_horizon else rollout.at_once()
         value = ahead.first_value(lambda *of: critic.values(*of).mean(dim=0), alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
@@ -244,17 +249,27 @@ class DHMBPO(DynaMixin, SAC):
         actor_critic.update_temperature(self, entropy)
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
 
-    def _rollout(self, start: Tensor, horizon: int) -> Expansion:
-        """A rollout of the policy, its gradient written by hand where that is possible."""
+    def _rollout(self, rows: int, horizon: int, starts: Callable[[int], Tensor]) -> Expansion:
+        """A rollout of the policy, along real steps or from so many `starts`; its gradient by hand where possible."""
+        if self.noise == "inferred":
+            segments = self._segments(rows, horizon)
+            start, noise = segments.start, segments.noise(self.world_model)
+        else:
+            start, noise = starts(rows), None
         if can_unroll(self.world_model, self.actor):
-            return unroll(self.world_model, self.actor, start, horizon, mask=self.mask, rng=self.rng)
-        return expand(self.world_model, self._sample, start, horizon, mask=self.mask, rng=self.rng)
+            return unroll(self.world_model, self.actor, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
+        return expand(self.world_model, self._sample, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
+
+    def _segments(self, rows: int, horizon: int) -> Segments:
+        """Real steps that rollouts are led along, all of the world as it is."""
+        stored = len(self.replay_buffer)
+        lessons = self.lessons(stored)
+        known = stored if lessons is None else int(lessons[:, 0].sum())
+        return self.replay_buffer.segments(draw_ages(rows, known, self.rng), horizon)
 
     def _starts(self, rows: int) -> Tensor:
         """The states [B, S] that an update begins from: imagined ones, or real ones where a rule kept none."""
-        if self.imagined.size:
-            return self.imagined.sample_transitions(rows).obs
-        return self.replay_buffer.sample_obs(rows)
+        return self.imagined.sample_transitions(rows).obs if self.imagined.size else self.replay_buffer.sample_obs(rows)
 
     def _real_starts(self, rows: int) -> Tensor:
         """The states [B, S] of the environment that the critics' rollouts begin from."""
@@ -266,20 +281,9 @@ class DHMBPO(DynaMixin, SAC):
         return self.critic.scale * (1 - self.gamma)
 
     def _value_scale(self, data: Transitions) -> dict[str, float]:
-        """Where returns can lie, and what usual rewards would bring if nothing ended: data [B, .] of the environment.
-
-        Critics begin in the middle of that. With lower values an agent falls forward for a quick reward, with higher
-        ones it only keeps alive. They never begin below 0, what an end is worth: it would be a relief from the start.
-        """
-        reward, horizon = data.reward, 1 / (1 - self.gamma)
-        centre, spread = usual_rewards(reward)
-        slack = float(actor_critic.entropy_weight(self)) * self.world_model.action_size  # what entropy adds
-        return {
-            "low": min(0.0, float(reward.min()) - slack) * horizon,
-            "high": max(0.0, float(reward.max()) + slack + self.curiosity * MOST_NOVEL * spread) * horizon,
-            "centre": max(centre, 0.0) * horizon,
-            "scale": spread * horizon,
-        }
+        """Where returns can lie, and what usual rewards would bring for ever: data [B, .] of the environment."""
+        entropy = float(actor_critic.entropy_weight(self)) * self.world_model.action_size
+        return value_range(data.reward, self.gamma, entropy=entropy, novelty=self.curiosity * MOST_NOVEL)
 
     def extra_state(self) -> dict[str, Any]:
         """As every Dyna method's, with what critics are learning from."""

@@ -26,6 +26,7 @@ from dyna.foresight import ForesightMixin
 from dyna.plan_seeds import noisy_plans
 from dyna.planners import mppi
 from dyna.plans import Plan
+from dyna.segments import Segments
 from dyna.value_expansion import Valued
 
 START_STD = 0.5  # of a plan's first iteration
@@ -185,6 +186,14 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     def _real_starts(self, rows: int) -> Tensor:
         """As DHMBPO's, with surprises likewise."""
         return self._with_surprises(super()._real_starts(rows))
+
+    def _segments(self, rows: int, horizon: int) -> Segments:
+        """As DHMBPO's, with surprises likewise."""
+        segments = super()._segments(rows, horizon)
+        if not self.answers_alarm:
+            return segments
+        chosen = torch.randperm(rows, generator=self.rng, device=self.device)[: rows // 2]
+        return segments.begun_at(self.configurator.surprises(len(chosen), self.rng)["obs"], chosen)
 
     def _with_surprises(self, starts: Tensor) -> Tensor:
         rows = len(starts)

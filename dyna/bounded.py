@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dyna.actor_critic import StackedCritic, StackedSACPolicy
 from dyna.errors import UserError
-from dyna.units import Standardised
+from dyna.units import Standardised, usual_rewards
 
 
 class BoundedCritic(StackedCritic):
@@ -46,6 +46,22 @@ class BoundedCritic(StackedCritic):
             last.bias.mul_(self.scale).add_(self.centre - centre).div_(scale)
         for buffer, value in ((self.low, low), (self.high, high), (self.centre, centre), (self.scale, scale)):
             buffer.fill_(value)
+
+
+def value_range(reward: Tensor, gamma: float, *, entropy: float, novelty: float) -> dict[str, float]:
+    """Where returns can lie, and where critics begin: rewards [B], what entropy adds to each, and novelty in spreads.
+
+    They begin in the middle of what usual rewards would bring for ever. With lower values an agent falls forward for a
+    quick reward, with higher ones it only keeps alive. They never begin below 0, what an end is worth: it would be a
+    relief from the start.
+    """
+    (centre, spread), horizon = usual_rewards(reward), 1 / (1 - gamma)
+    return {
+        "low": min(0.0, float(reward.min()) - entropy) * horizon,
+        "high": max(0.0, float(reward.max()) + entropy + novelty * spread) * horizon,
+        "centre": max(centre, 0.0) * horizon,
+        "scale": spread * horizon,
+    }
 
 
 WINDOW, MOST_AVERAGED = 8, 2_000  # the average is over about the last ninth of all updates, and so many at most

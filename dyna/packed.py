@@ -16,6 +16,7 @@ from torch import Tensor
 from dyna import kernels
 from dyna.errors import UserError
 from dyna.rows import RowStore, new_batch, new_stream, to_device
+from dyna.segments import Segments
 from dyna.types import Transitions
 
 EXACT = 2**24  # whole numbers up to here are exact in float32
@@ -145,6 +146,21 @@ class PackedReplayBuffer(ReplayBuffer):
         rows = (starts[:, None] + self.n_envs * np.arange(length)) % self._store.capacity
         batch = self.gather(rows.reshape(-1))
         return Transitions(*(part.view(n, length, *part.shape[1:]) for part in batch))
+
+    def segments(self, ages: Tensor, length: int) -> Segments:
+        """`length` steps from each of the rows on that were added so many rows ago [n], as far as its episode goes.
+
+        Raises IndexError for a row that is not stored.
+        """
+        capacity, newest = self._store.capacity, (self.pos - 1) % self.buffer_size * self.n_envs
+        if len(ages) and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
+            raise IndexError(f"rows of ages {ages.min()} to {ages.max()} were asked for, {len(self)} rows are stored")
+        rows = (newest + self.n_envs - 1 - ages.cpu().numpy()) % capacity
+        _, _, known = kernels.n_step_windows(self._store.rows, rows, length, newest, self.n_envs, *self.row_sizes)
+        steps = np.arange(length)[:, None]
+        found = self.gather((rows + self.n_envs * np.minimum(steps, known - 1)).reshape(-1) % capacity)
+        obs, action, next_obs = (part.view(length, len(rows), -1) for part in (found.obs, found.action, found.next_obs))
+        return Segments(obs, action, next_obs, torch.as_tensor(steps < known, device=obs.device))
 
     def all_transitions(self) -> Transitions:
         """Everything stored, oldest to newest."""

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from dyna.kernels import expansion as kernels
 from dyna.networks import EnsembleLinear
+from dyna.segments import collected, dealt
 from dyna.types import Outcome
 from dyna.units import Standardised
 from dyna.value_expansion import Expansion, Mask, counted, shared
@@ -39,18 +40,24 @@ def can_unroll(model: GaussianEnsemble, actor: Actor) -> bool:
 
 
 def unroll(
-    model: GaussianEnsemble, actor: Actor, start: Tensor, horizon: int, *, mask: Mask = "soft", rng: torch.Generator
+    model: GaussianEnsemble,
+    actor: Actor,
+    start: Tensor,
+    horizon: int,
+    *,
+    mask: Mask = "soft",
+    noise: Tensor | None = None,
+    rng: torch.Generator,
 ) -> Expansion:
     """As `expand` with the policy of `actor`: the same draws, the same numbers, the same gradients."""
-    noise = [
-        torch.randn(len(start), size, generator=rng)
-        for _ in range(horizon)
-        for size in (model.action_size, model.obs_size)
-    ]
-    noise.append(torch.randn(len(start), model.action_size, generator=rng))
-    drawn = torch.stack(noise[::2]), torch.stack(noise[1::2])
+    by_action, by_state = [], []
+    for t in range(horizon + 1):
+        by_action.append(torch.randn(len(start), model.action_size, generator=rng))
+        if noise is None and t < horizon:
+            by_state.append(torch.randn(len(start), model.obs_size, generator=rng))
+    drawn = torch.stack(by_action), torch.stack(by_state) if noise is None else noise
     obs, action, log_prob, reward, p_end = _Rollout.apply(
-        model, actor.features_extractor, shared(start, model), *drawn, *actor.parameters()
+        model, actor.features_extractor, shared(start, model), noise is not None, *drawn, *actor.parameters()
     )  # type: ignore[no-untyped-call]
     if model.reward_fn is not None or model.termination_fn is not None:
         steps = (obs[:-1].flatten(0, 1), action[:-1].flatten(0, 1))
@@ -68,6 +75,7 @@ class _Rollout(torch.autograd.Function):
         model: GaussianEnsemble,
         seen: Standardised,
         start: Tensor,
+        led: bool,
         action_noise: Tensor,
         state_noise: Tensor,
         *weights: Tensor,
@@ -77,7 +85,7 @@ class _Rollout(torch.autograd.Function):
         obs = start.new_empty(horizon + 1, rows, size)
         obs[0] = start
         reward, end = (start.new_empty(horizon, rows) for _ in range(2))
-        dream = _Dream(model, obs, policy.action, state_noise, reward, end)
+        dream = _Dream(model, obs, policy.action, state_noise, reward, end, led)
         for t in range(horizon):
             policy.act(t, obs[t])
             dream.step(t)
@@ -96,7 +104,7 @@ class _Rollout(torch.autograd.Function):
             if t < horizon:
                 ctx.dream.back(t, by_obs, by_action, by_reward, by_end)
             ctx.policy.back(t, by_action, by_log_prob, by_obs)
-        return None, None, None, None, None, *ctx.policy.gradients()
+        return None, None, None, None, None, None, *ctx.policy.gradients()
 
 
 class _Policy:
@@ -142,12 +150,22 @@ class _Policy:
 
 
 class _Dream:
-    """The world model at every step, with what its gradient needs: every member takes an equal part of the rows."""
+    """The world model at every step, with what its gradient needs: every member takes an equal part of the rows.
+
+    Where rollouts are `led` along real steps, members take turns.
+    """
 
     def __init__(
-        self, model: GaussianEnsemble, obs: Tensor, action: Tensor, noise: Tensor, reward: Tensor, end: Tensor
+        self,
+        model: GaussianEnsemble,
+        obs: Tensor,
+        action: Tensor,
+        noise: Tensor,
+        reward: Tensor,
+        end: Tensor,
+        led: bool,
     ) -> None:
-        self.units = units_of(model)
+        self.units, self.led = units_of(model), led
         self.members, rows = model.settings.members, obs.shape[1]
         self.state, self.outcome = _Layers(model.state_network.layers), _Layers(model.outcome_network.layers)
         self.x, self.by_mean = obs.new_empty(rows, model.obs_size + model.action_size), torch.empty_like(obs[0])
@@ -158,26 +176,30 @@ class _Dream:
         self.obs, self.action, self.noise = obs.numpy(), action.numpy(), noise.numpy()
         self.reward, self.end = reward.numpy(), end.numpy()
 
-    def _dealt(self, rows: Tensor) -> Tensor:
-        return rows.view(self.members, -1, rows.shape[-1])
-
     def step(self, t: int) -> None:
         kernels.enter(t, self.obs, self.action, self.units, self.x.numpy())
-        head, kept = self.state.forward(self._dealt(self.x))
-        self.state_kept.append(kept)
-        flat = head.flatten(0, 1).numpy()
-        kernels.arrive(t, flat, self.noise, self.x.numpy(), self.units, self.obs, self.z.numpy())
-        head, kept = self.outcome.forward(self._dealt(self.z))
-        self.outcome_kept.append(kept)
-        kernels.conclude(t, head.flatten(0, 1).numpy(), self.units, self.reward, self.end)
+        head = self._forward(self.state, self.x, self.state_kept, t)
+        kernels.arrive(t, head.numpy(), self.noise, self.x.numpy(), self.units, self.led, self.obs, self.z.numpy())
+        head = self._forward(self.outcome, self.z, self.outcome_kept, t)
+        kernels.conclude(t, head.numpy(), self.units, self.reward, self.end)
 
     def back(self, t: int, by_obs: Tensor, by_action: Tensor, by_reward: Tensor, by_end: Tensor) -> None:
         obs = by_obs.numpy()
         kernels.conclude_back(t, by_reward.numpy(), by_end.numpy(), self.end, self.units, self.by_head.numpy())
-        by_z = self.outcome.back(self._dealt(self.by_head), self.outcome_kept[t]).flatten(0, 1).numpy()
+        by_z = self._back(self.outcome, self.by_head, self.outcome_kept[t], t).numpy()
         kernels.arrive_back(t, by_z, self.units, obs, self.by_mean.numpy())
-        by_x = self.state.back(self._dealt(self.by_mean), self.state_kept[t]).flatten(0, 1).numpy()
+        by_x = self._back(self.state, self.by_mean, self.state_kept[t], t).numpy()
         kernels.enter_back(t, by_x, by_z, self.units, obs, by_action.numpy())
+
+    def _forward(self, layers: _Layers, rows: Tensor, kept: list[list[Tensor]], t: int) -> Tensor:
+        turn = t if self.led else 0
+        head, before = layers.forward(dealt(rows, self.members, turn))
+        kept.append(before)
+        return collected(head, turn)
+
+    def _back(self, layers: _Layers, slope: Tensor, kept: list[Tensor], t: int) -> Tensor:
+        turn = t if self.led else 0
+        return collected(layers.back(dealt(slope, self.members, turn), kept), turn)
 
 
 class _Layers:

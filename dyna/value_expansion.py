@@ -13,10 +13,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from dyna.segments import collected, dealt
 from dyna.types import Outcome
 from dyna.world_model import GaussianEnsemble
 
 Mask = Literal["soft", "hard", "differentiable"]
+Noise = Literal["inferred", "drawn"]
 
 UNLIKELY = 0.01
 """Probability that a step is the last, below which nobody is asked for its slope."""
@@ -109,20 +111,25 @@ def expand(
     horizon: int,
     *,
     mask: Mask = "soft",
+    noise: Tensor | None = None,
     rng: torch.Generator,
 ) -> Expansion:
     """Roll the policy from `start` [B, S], env units, through the model for `horizon` steps, with gradients.
 
     Every member takes an equal part of the rows through all steps (TS-infinity: Chua et al. 2018, section 5.1), so
-    there must be a multiple of E rows; raises ValueError otherwise. The end of the task is not drawn: a step counts
-    with the probability that it is reached. `hard` makes this 0 or 1. Only `differentiable` lets gradients flow through
-    the probability: how steeply a classifier rises is a matter of its fit, and not of the task.
+    there must be a multiple of E rows; raises ValueError otherwise. The noise of the next states is drawn, and reward
+    and end are asked of the expected ones. Or it is given, [H, B, S] in standard deviations, as `Segments.noise` finds
+    it: then members take turns, and reward and end are asked of the states that are reached.
+
+    The end of the task is not drawn: a step counts with the probability that it is reached. `hard` makes this 0 or 1.
+    Only `differentiable` lets gradients flow through the probability: how steeply a classifier rises is a matter of its
+    fit, and not of the task.
     """
     obs = shared(start, model)
     steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
-    for _ in range(horizon):
+    for t in range(horizon):
         action, log_prob = policy(obs)
-        outcome = _step(model, obs, action, rng)
+        outcome = _step(model, obs, action, rng) if noise is None else _led(model, obs, action, noise[t], t)
         steps.append((obs, action, log_prob, outcome.reward, counted(outcome.terminated, mask)))
         obs = outcome.next_obs
     action, log_prob = policy(obs)
@@ -159,3 +166,17 @@ def _step(model: GaussianEnsemble, obs: Tensor, action: Tensor, rng: torch.Gener
     # how the noise grows with the action is left out of the gradient: half of the cost for little of the slope
     next_obs = mean[:, :-1] + std[:, :-1].detach() * noise
     return model.known(obs, action, Outcome(next_obs, mean[:, -1], p_terminated))
+
+
+def _led(model: GaussianEnsemble, obs: Tensor, action: Tensor, noise: Tensor, t: int) -> Outcome:
+    """One step with the noise [B, S] that is given, at turn t."""
+    members = model.settings.members
+    parts = dealt(obs, members, t)
+    x = model.normalise_input(parts, dealt(action, members, t))
+    state = model.state_head(x)
+    std = (0.5 * state.log_var.detach()).exp() * model.y_std[:-1]
+    next_obs = model.next_obs(parts, state.mean) + std * dealt(noise, members, t)
+    said = model.outcome_head(x, next_obs)
+    reward = said.mean * model.y_std[-1] + model.y_mean[-1]
+    p_terminated = torch.sigmoid(said.logit - model.log_oversampling)
+    return model.known(obs, action, Outcome(*(collected(part, t) for part in (next_obs, reward, p_terminated))))

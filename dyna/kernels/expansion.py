@@ -91,8 +91,11 @@ def enter_back(t: int, by_x: Floats, by_z: Floats, units: Units, by_obs: Floats,
 
 
 @compiled
-def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Floats, z: Floats) -> None:
-    """Draw the next observation from the state networks' head [B, 2S]; the outcome networks see the expected one."""
+def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, led: bool, obs: Floats, z: Floats) -> None:
+    """Draw the next observation from the state networks' head [B, 2S].
+
+    The outcome networks see the expected one, or that which is reached where rollouts are `led` along real steps.
+    """
     rows, size = obs.shape[1:]
     seen = x.shape[1]
     for row in range(rows):
@@ -104,9 +107,10 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, obs: Fl
                 mean += obs[t, row, i]
             variance = units.least + units.most / (ONE + math.exp(-head[row, size + i]) * units.most)
             obs[t + 1, row, i] = mean + math.sqrt(variance) * units.y_std[i] * noise[t, row, i]
-            z[row, seen + i] = (mean - units.x_mean[i]) / units.x_std[i]
-            z[row, seen + size + i] = math.asinh((mean - units.high[i]) / units.edge[i]) / units.span
-            z[row, seen + 2 * size + i] = math.asinh((units.low[i] - mean) / units.edge[i]) / units.span
+            there = obs[t + 1, row, i] if led else mean
+            z[row, seen + i] = (there - units.x_mean[i]) / units.x_std[i]
+            z[row, seen + size + i] = math.asinh((there - units.high[i]) / units.edge[i]) / units.span
+            z[row, seen + 2 * size + i] = math.asinh((units.low[i] - there) / units.edge[i]) / units.span
 
 
 @compiled

@@ -65,8 +65,10 @@ def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> Non
     assert DHMBPO.load(tmp_path / "given.zip", env=gym.make("Pendulum-v1")).learning_starts == 7
 
 
-def test_nothing_that_an_older_model_said_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "model_every": 47})  # no multiple of what dreams last
+@pytest.mark.parametrize("noise", ["inferred", "drawn"])
+def test_nothing_that_an_older_model_said_is_learned_from(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**TINY, "noise": noise, "model_every": 47}  # no multiple of what dreams last
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **settings)
     evaluate, update, said_by = agent._evaluate, agent._update, {}
 
     def evaluated(batch_size: int) -> Valued:
@@ -76,7 +78,8 @@ def test_nothing_that_an_older_model_said_is_learned_from(monkeypatch: pytest.Mo
 
     def updated(batch_size: int, valued: Valued) -> Any:
         assert said_by[valued] == agent.world_model.version
-        assert set(agent.imagined.sample(50).version.tolist()) == {agent.world_model.version}
+        if noise == "drawn":
+            assert set(agent.imagined.sample(50).version.tolist()) == {agent.world_model.version}
         return update(batch_size, valued)
 
     monkeypatch.setattr(agent, "_evaluate", evaluated)
@@ -105,7 +108,7 @@ def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
 
 
 def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
-    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and 0 <= float(dreamer.critic.high) < 30
+    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(dreamer.critic.high) >= 0
     for name in ("low", "high", "centre", "scale"):
         assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
     torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
@@ -212,8 +215,44 @@ def test_gradients_through_the_model_teach_a_one_step_choice() -> None:
     assert np.abs(agent.predict(obs, deterministic=True)[0] - obs).mean() < 0.15
 
 
+def test_updates_are_led_along_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(120)
+    assert agent.imagined.size == 0
+    led, segments = [], agent._segments
+    monkeypatch.setattr(agent, "_segments", lambda *of: led.append(segments(*of)) or led[-1])
+    agent._valued = None
+    agent.train(3, 32)
+    assert [len(each.obs) for each in led] == [4, 2, 2, 2], "once for the critics, and at every update for the actor"
+    stored = agent.replay_buffer.all_transitions()
+    real = {tuple(row) for row in torch.cat([stored.obs, stored.action, stored.next_obs], 1).tolist()}
+    for each in led:
+        steps = torch.cat(each[:3], 2)[each.real]
+        assert {tuple(row) for row in steps.tolist()} <= real
+
+
+def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(120)
+    lessons = torch.ones(120, 3)
+    lessons[:90, 0] = 0.0
+    monkeypatch.setattr(agent, "lessons", lambda rows: lessons)
+    new = {tuple(row) for row in agent.replay_buffer.all_transitions().obs[90:].tolist()}
+    assert {tuple(row) for row in agent._segments(200, 2).start.tolist()} == new
+
+
+@pytest.mark.parametrize("noise", ["inferred", "drawn"])
+def test_the_hand_written_gradient_changes_nothing_that_is_drawn(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "noise": noise}).learn(61)
+    state, found = agent.rng.get_state(), []
+    for by_hand in (True, False):
+        monkeypatch.setattr("dyna.algorithms.dhmbpo.can_unroll", lambda *of, by_hand=by_hand: by_hand)
+        agent.rng.set_state(state)
+        found.append(agent._rollout(30, 3, lambda rows: agent.replay_buffer.all_transitions().obs[:rows]))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_without_a_horizon_updates_begin_from_real_states() -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "distribution_horizon": 0}).learn(120)
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "noise": "drawn", "distribution_horizon": 0}).learn(120)
     assert agent.updates["critic"] == 120 and agent.imagined.size == 0
     real = {tuple(row) for row in agent.replay_buffer.all_transitions().obs.tolist()}
     assert {tuple(row) for row in agent._starts(32).tolist()} <= real
@@ -232,8 +271,7 @@ def test_without_a_training_rollout_only_the_critics_move_the_actor() -> None:
 
 
 def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, rng = dreamer.replay_buffer.sample_obs(30), dreamer.rng.get_state()
-    monkeypatch.setattr(dreamer, "_real_starts", lambda rows: start)
+    rng = dreamer.rng.get_state()
     monkeypatch.setattr(dreamer, "return_lambda", 0.0)  # a value is one reward and what follows it
 
     def valued(curiosity: float) -> Valued:
@@ -276,6 +314,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
     [
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
+        ({"noise": "pink"}, "noise must be inferred or drawn, got 'pink'"),
         ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
         ({"model_growth": -0.1}, "model_growth must be at least 0, got -0.1"),
         ({"curiosity": -1.0}, "curiosity must be at least 0, got -1.0"),

@@ -54,26 +54,27 @@ def policy(net_arch: tuple[int, ...] = (8, 8), bold: bool = False, **kwargs: Any
     return made.actor
 
 
-def both(model: GaussianEnsemble, actor: Actor, mask: Mask) -> tuple[Expansion, Expansion]:
-    start = torch.randn(ROWS, OBS)
+def both(model: GaussianEnsemble, actor: Actor, mask: Mask, led: bool = False) -> tuple[Expansion, Expansion]:
+    start, noise = torch.randn(ROWS, OBS), torch.randn(HORIZON, ROWS, OBS) if led else None
     rngs = [torch.Generator().manual_seed(7) for _ in range(2)]
 
     def act(obs: Tensor) -> tuple[Tensor, Tensor]:
         return actor_critic.sample_action(actor, obs, torch.randn(ROWS, ACTION, generator=rngs[0]))
 
-    found = expand(model, act, start, HORIZON, mask=mask, rng=rngs[0])
-    written = unroll(model, actor, start, HORIZON, mask=mask, rng=rngs[1])
+    found = expand(model, act, start, HORIZON, mask=mask, noise=noise, rng=rngs[0])
+    written = unroll(model, actor, start, HORIZON, mask=mask, noise=noise, rng=rngs[1])
     assert torch.equal(rngs[0].get_state(), rngs[1].get_state())
     return found, written
 
 
+@pytest.mark.parametrize("led", [False, True])
 @pytest.mark.parametrize("mask", ["soft", "hard", "differentiable"])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_those_of_autograd(case: str, mask: Mask) -> None:
+def test_values_and_gradients_are_those_of_autograd(case: str, mask: Mask, led: bool) -> None:
     torch.manual_seed(len(case))
     given = dict(CASES[case])
     actor = policy(**{key: given.pop(key) for key in ("net_arch", "bold") if key in given})
-    expected, found = both(world(**given), actor, mask)
+    expected, found = both(world(**given), actor, mask, led)
     for name, one, other in zip(expected._fields, expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     weights = [torch.randn_like(part) for part in expected]  # so that every part has a gradient of its own
