@@ -1,10 +1,10 @@
 """Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR): one update a step, with gradients through
 the model.
 
-Long distribution rollouts make states that the policy would visit; from these, short training rollouts make a gradient
-for the actor. Two things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al.
-2020, 1912.01603), and these pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an
-agent stay with what its model knows.
+Three things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
+1912.01603), which pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an agent stay
+with what its model knows. And all rollouts are led along real steps (`dyna.segments`), lest it live off what the model
+errs; with `noise=drawn` the actor's begin, as in the paper, in states that distribution rollouts of the policy come to.
 """
 
 from __future__ import annotations
@@ -57,15 +57,14 @@ class DHMBPO(DynaMixin, SAC):
     :param model_every: Environment steps between two fits of the world model, at most.
     :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner:
         those of the first minutes tell the most. With 0 only `model_every` counts.
-    :param dream_every: Updates between two distribution rollouts, and between two of those that critics learn from.
-    :param distribution_horizon: Steps of a distribution rollout at most, whose states updates begin from; with 0 they
-        begin from real ones. The critics' rollouts are as long, or as training rollouts where these are longer.
+    :param dream_every: Updates between two of the rollouts that critics learn from, and between distribution rollouts.
+    :param distribution_horizon: Steps of a rollout that critics learn from, if training rollouts are no longer, and of
+        a distribution rollout at most; with 0 there are none of these.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
-    :param curiosity: What the critics' rollouts pay, beside the reward, where members disagree about the next state by
-        as much as steps usually change it, or about the reward by as much as rewards differ, in spreads of usual
-        rewards; a single member never disagrees.
+    :param curiosity: What the critics' rollouts pay besides, in spreads of usual rewards, where members disagree about
+        the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
     :param noise: Of imagined next states: inferred, as real steps had it along which rollouts are led from real states,
@@ -111,9 +110,8 @@ class DHMBPO(DynaMixin, SAC):
     ) -> None:
         limits.check({"batch_size": batch_size, "model_every": model_every, "dream_every": dream_every})
         limits.check({"distribution_horizon": distribution_horizon, "training_horizon": training_horizon})
-        for name, said, words in (("mask", mask, get_args(Mask)), ("noise", noise, get_args(Noise))):
-            if said not in words:
-                raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {said!r}")
+        limits.word("mask", mask, get_args(Mask))
+        limits.word("noise", noise, get_args(Noise))
         self.model_every, self.model_growth, self.dream_every = model_every, model_growth, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
         self.return_lambda, self.curiosity = return_lambda, curiosity
@@ -144,6 +142,8 @@ class DHMBPO(DynaMixin, SAC):
             gradient_steps=gradient_steps,
             **sac,
         )
+        if noise == "inferred" and truncate != "keep_all":
+            raise UserError(f"truncate={truncate!r} ends distribution rollouts, which are made with noise=drawn alone")
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -251,21 +251,21 @@ class DHMBPO(DynaMixin, SAC):
 
     def _rollout(self, rows: int, horizon: int, starts: Callable[[int], Tensor]) -> Expansion:
         """A rollout of the policy, along real steps or from so many `starts`; its gradient by hand where possible."""
+        model, noise = self.world_model, None
         if self.noise == "inferred":
             segments = self._segments(rows, horizon)
-            start, noise = segments.start, segments.noise(self.world_model)
+            start, noise = segments.start, segments.noise(model)
         else:
-            start, noise = starts(rows), None
-        if can_unroll(self.world_model, self.actor):
-            return unroll(self.world_model, self.actor, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
-        return expand(self.world_model, self._sample, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
+            start = starts(rows)
+        if can_unroll(model, self.actor):
+            return unroll(model, self.actor, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
+        return expand(model, self._sample, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
 
     def _segments(self, rows: int, horizon: int) -> Segments:
         """Real steps that rollouts are led along, all of the world as it is."""
         stored = len(self.replay_buffer)
-        lessons = self.lessons(stored)
-        known = stored if lessons is None else int(lessons[:, 0].sum())
-        return self.replay_buffer.segments(draw_ages(rows, known, self.rng), horizon)
+        ages = draw_ages(rows, stored, self.lessons(stored), self.rng)
+        return self.replay_buffer.segments(ages, horizon)
 
     def _starts(self, rows: int) -> Tensor:
         """The states [B, S] that an update begins from: imagined ones, or real ones where a rule kept none."""
@@ -292,8 +292,9 @@ class DHMBPO(DynaMixin, SAC):
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
         super().load_extra_state(state)
-        saved = state["valued"]
-        self._valued = saved and Valued(**{name: part.to(self.device) for name, part in saved.items()})
+        self._valued = (saved := state["valued"]) and Valued(
+            **{name: part.to(self.device) for name, part in saved.items()}
+        )
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_valued"]

@@ -184,9 +184,8 @@ class PETS(RecedingHorizonMixin, OffPolicyAlgorithm):
         limits.check(vars(self))
         if not 1 <= self.elites <= self.candidates:
             raise UserError(f"elites must be between 1 and candidates ({self.candidates}), got {self.elites}")
-        for name, choices in (("planner", ("icem", "cem")), ("propagation", ("ts_inf", "ts1"))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r:.80}")
+        limits.word("planner", self.planner, ("icem", "cem"))
+        limits.word("propagation", self.propagation, ("ts_inf", "ts1"))
         believed = self.world_model_settings.elites
         if self.particles % believed:
             raise UserError(f"particles must be a multiple of world_model.elites ({believed}), got {self.particles}")

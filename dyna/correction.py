@@ -298,9 +298,8 @@ class CorrectionMixin(PlanningMixin):
             raise UserError(f"follow must be at most horizon ({self.horizon}), got {self.follow}")
         if not math.isfinite(self.pessimism):
             raise UserError(f"pessimism must be a finite number, got {self.pessimism}")
-        for name, words in (("learner", get_args(Kind)), ("acting", get_args(Acting))):
-            if getattr(self, name) not in words:
-                raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {getattr(self, name)!r}")
+        limits.word("learner", self.learner, get_args(Kind))
+        limits.word("acting", self.acting, get_args(Acting))
         if self.acting == "audited" and not self.audit:
             raise UserError("audit must be above 0 where acting=audited, or nobody is audited, got 0")
         own = self.candidates - self.policy_plans

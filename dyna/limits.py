@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -49,6 +49,12 @@ def steps(name: str, value: Any) -> None:
     """Raise UserError for what is no number of steps; one algorithm's may be a list where another's is not."""
     if not isinstance(value, Integral) or value < 1:
         raise UserError(f"{name} must be a whole number of at least 1, got {value!r:.80}")
+
+
+def word(name: str, value: Any, words: Sequence[str]) -> None:
+    """Raise UserError for what is none of the words."""
+    if value not in words:
+        raise UserError(f"{name} must be {', '.join(words[:-1])} or {words[-1]}, got {value!r:.80}")
 
 
 def check(settings: Mapping[str, Any]) -> None:

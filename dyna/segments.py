@@ -67,8 +67,12 @@ def collected(parts: Tensor, turn: int = 0) -> Tensor:
     return (parts.roll(-turn, 0) if turn else parts).flatten(0, 1)
 
 
-def draw_ages(rows: int, known: int, rng: torch.Generator) -> Tensor:
-    """How many steps ago [rows] segments begin: half of them among the newest, the others among all that are known."""
+def draw_ages(rows: int, stored: int, lessons: Tensor | None, rng: torch.Generator) -> Tensor:
+    """How many steps ago [rows] segments begin: half of them among the newest, the others among all that are stored.
+
+    Where the world has changed, `lessons` [stored, 3] say from which steps on its dynamics are what they are.
+    """
+    known = stored if lessons is None else int(lessons[:, 0].sum())
     newest, age = torch.rand(2, rows, generator=rng, device=rng.device, dtype=torch.float64)
     ages: Tensor = (age * torch.where(newest < 0.5, min(known, NEWEST), known)).long()
     return ages

@@ -305,7 +305,8 @@ def test_a_replay_that_never_holds_enough_to_begin_with_is_refused(
 
 
 def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "truncate": {"name": "macura", "xi": 1e-9}}).learn(70)
+    rule = {"name": "macura", "xi": 1e-9}
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="drawn", truncate=rule).learn(70)
     assert agent.imagined.size == 0 and agent.updates["actor"] == 70
 
 
@@ -315,6 +316,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
         ({"noise": "pink"}, "noise must be inferred or drawn, got 'pink'"),
+        ({"truncate": "infoprop"}, "truncate='infoprop' ends distribution rollouts, .* with noise=drawn alone"),
         ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
         ({"model_growth": -0.1}, "model_growth must be at least 0, got -0.1"),
         ({"curiosity": -1.0}, "curiosity must be at least 0, got -1.0"),
