@@ -264,8 +264,7 @@ class DHMBPO(DynaMixin, SAC):
     def _segments(self, rows: int, horizon: int) -> Segments:
         """Real steps that rollouts are led along, all of the world as it is."""
         stored = len(self.replay_buffer)
-        ages = draw_ages(rows, stored, self.lessons(stored), self.rng)
-        return self.replay_buffer.segments(ages, horizon)
+        return self.replay_buffer.segments(draw_ages(rows, stored, self.lessons(stored), self.rng), horizon)
 
     def _starts(self, rows: int) -> Tensor:
         """The states [B, S] that an update begins from: imagined ones, or real ones where a rule kept none."""
