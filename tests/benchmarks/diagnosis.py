@@ -3,10 +3,10 @@
     python -m tests.benchmarks.diagnosis RUN [--which last] [--episodes 10] [--deterministic]
 
 Plays episodes with the policy of a run, on seeds that training did not see, and prints how far the world model is off
-when it replays their actions, how well it knows their ends, how long episodes go on from their states when the policy
-acts in the model, and what the critics said of the steps, in all and by the steps to the end, beside the discounted
-return that followed, entropy included. Steps whose return was cut by a time limit are left out. Values of `dhmbpo` hold
-its curiosity, too: as long as that pays, they are above what comes.
+when it replays their actions, how well it knows their ends, how long episodes go on from their states and what steps
+earn when the policy acts in the model, and what the critics said of the steps, in all and by the steps to the end,
+beside the discounted return that followed, entropy included. Steps whose return was cut by a time limit are left out.
+Values of `dhmbpo` hold its curiosity, too: as long as that pays, they are above what comes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ from torch import Tensor
 from dyna import actor_critic, agents, envs, evaluate, runs
 from dyna.fitting import windows
 from dyna.imagination import horizon_error
+from dyna.segments import Segments
 from dyna.types import Transitions
+from dyna.value_expansion import expand
 
 DEPTHS = (1, 5, 20)
 TO_END = (0, 3, 10, 40, 160, 1_000)  # steps, from which to before which values are told
@@ -59,6 +62,7 @@ def main() -> None:
     model_error(agent, played)
     ends(agent, played)
     survival(agent, played)
+    earned(agent, played)
     values(agent, played, temperature(run.path))
 
 
@@ -129,7 +133,7 @@ def ends(agent: Any, played: Played) -> None:
 def survival(agent: Any, played: Played) -> None:
     """Prints how many episodes go on from their states, in the environment and where the policy acts in the model.
 
-    Each member takes rows of its own through all steps, as in training. Where a time limit comes first is left out.
+    Each member takes rows of its own through all steps. Where a time limit comes first is left out.
     """
     model, start = agent.world_model, played.steps.obs
     members = model.settings.members
@@ -151,6 +155,31 @@ def survival(agent: Any, played: Played) -> None:
         if depth in DEPTHS:
             print(f"{real[depth]:.3f} and {float(alive.mean()):.3f} after {depth}", end="  ")
     print("\n")
+
+
+@torch.no_grad()
+def earned(agent: Any, played: Played) -> None:
+    """Prints what a step earns after as many of the policy's, really and in the model, with drawn and inferred noise.
+
+    What rises with the depth in the model alone, the policy has found in what the model errs.
+    """
+    model, longest = agent.world_model, max(DEPTHS)
+    rows = windows(played.steps, longest)
+    rows = rows[torch.randperm(len(rows))[: len(rows) - len(rows) % model.settings.members]].T  # [H, B]
+    if not rows.numel():
+        return
+    obs, action, reward, next_obs, _ = (part[rows] for part in played.steps)
+    segments = Segments(obs, action, next_obs, torch.ones_like(rows, dtype=torch.bool))
+    told = [reward.mean(1)]
+    for noise in (None, segments.noise(model)):
+        act = partial(actor_critic.sample_action, agent.actor)
+        led = expand(model, act, segments.start, longest, noise=noise, rng=torch.Generator().manual_seed(0))
+        living = led.alive[:-1] > 0.5
+        told.append((led.reward * living).sum(1) / living.sum(1))
+    for depth in DEPTHS:
+        real, drawn, inferred = (float(each[depth - 1]) for each in told)
+        print(f"step {depth} earns {real:.3f}, imagined {drawn:.3f} with drawn noise, {inferred:.3f} with inferred")
+    print()
 
 
 def remaining(played: Played) -> tuple[Tensor, Tensor]:
