@@ -1,16 +1,15 @@
 """Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR): one update a step, with gradients through
 the model.
 
-Three things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
+Two things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
 1912.01603), which pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an agent stay
-with what its model knows. And all rollouts are led along real steps (`dyna.segments`), lest it live off what the model
-errs; with `noise=drawn` the actor's begin, as in the paper, in states that distribution rollouts of the policy come to.
+with what its model knows. With `noise=inferred` rollouts are led along real steps besides (`dyna.segments`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
@@ -24,7 +23,7 @@ from dyna.actor_critic import Losses
 from dyna.base import DynaMixin, with_actions
 from dyna.bounded import BoundedCritic, BoundedSACPolicy, value_range
 from dyna.errors import UserError
-from dyna.segments import Segments, draw_ages
+from dyna.segments import Segments, Trail, draw_ages
 from dyna.truncation import Truncation
 from dyna.types import Transitions
 from dyna.units import usual_rewards
@@ -35,6 +34,7 @@ from dyna.world_model import EnsembleSettings, KnownReward, KnownTermination
 STARTS_PER_NUMBER, MOST_STARTS = 75, 5_000  # random steps: the more a world model sees, the more examples it needs
 LESSONS = 2  # steps that critics learn from in an update, for each state that the actor's rollouts begin from
 FEWEST_STEPS = 8  # that are valued for each of these states before critics begin to learn from them
+LEARNED_FROM = {"valued": Valued, "trail": Trail}
 MOST_NOVEL = 1.0  # disagreement, in spreads of what is usual, above which a step pays no more
 
 
@@ -67,8 +67,8 @@ class DHMBPO(DynaMixin, SAC):
         the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
-    :param noise: Of imagined next states: inferred, as real steps had it along which rollouts are led from real states,
-        so that no error about these is learned; or drawn, and updates begin from distribution rollouts.
+    :param noise: Of imagined next states: drawn; or inferred, as real steps had it along which all rollouts are led, so
+        that what the model errs about these steps is not learned. Then those of the critics make the actor's starts.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -101,7 +101,7 @@ class DHMBPO(DynaMixin, SAC):
         return_lambda: float = 0.95,
         curiosity: float = 2.0,
         mask: Mask = "soft",
-        noise: Noise = "inferred",
+        noise: Noise = "drawn",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
@@ -117,6 +117,7 @@ class DHMBPO(DynaMixin, SAC):
         self.return_lambda, self.curiosity = return_lambda, curiosity
         self.mask, self.noise, self._derives_starts = mask, noise, learning_starts is None
         self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
+        self._trail: Trail | None = None  # where the actor's rollouts begin until then
         generations = -(-model_every // dream_every) + 1
         self.settle(
             world_model=world_model,
@@ -128,7 +129,7 @@ class DHMBPO(DynaMixin, SAC):
         )
         if batch_size < world_model.members:
             raise UserError(
-                f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
+                f"batch_size must be at least the {world_model.members} world_model.members, got {batch_size}"
             )
         super().__init__(
             policy,
@@ -172,7 +173,7 @@ class DHMBPO(DynaMixin, SAC):
         scale = self._value_scale(data)
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
-        self._valued = None  # what was said by another model
+        self._valued = self._trail = None  # what was said by another model
 
     def teach(self, updates: int, batch_size: int) -> None:
         """Dream where it is due, and make so many updates of critics and actor."""
@@ -206,8 +207,11 @@ class DHMBPO(DynaMixin, SAC):
     def _evaluate(self, batch_size: int) -> Valued:
         """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid."""
         horizon = max(self.distribution_horizon, self.training_horizon, 1)
+        rows, further = batch_size * -(-FEWEST_STEPS // horizon), max(self.training_horizon, 1)
+        along = self._segments(rows, horizon + further) if self.noise == "inferred" else None
         with torch.no_grad():
-            rollout = self._rollout(batch_size * -(-FEWEST_STEPS // horizon), horizon, self._real_starts)
+            rollout = self._rollout(along.start if along else self._starts(rows, real=True), horizon, along)
+            self._trail = Trail.of(rollout.obs[:-1], rollout.alive[:-1], along) if along else None
             obs, action = (part.flatten(0, 1) for part in (rollout.obs, rollout.action))
             value = rollout._replace(reward=rollout.reward + self._bonus(rollout)).action_values(
                 self._lower(obs, action).view_as(rollout.log_prob),
@@ -234,7 +238,9 @@ class DHMBPO(DynaMixin, SAC):
     def _update(self, batch_size: int, valued: Valued) -> Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, actor_critic.entropy_weight(self)
-        rollout = self._rollout(batch_size, max(self.training_horizon, 1), self._starts)
+        horizon, trail = max(self.training_horizon, 1), self._trail
+        start, along = trail.sample(batch_size, horizon, rng=self.rng) if trail else (self._starts(batch_size), None)
+        rollout = self._rollout(start, horizon, along)
         ahead = rollout if self.training_horizon else rollout.at_once()
         value = ahead.first_value(lambda *of: critic.values(*of).mean(dim=0), alpha=alpha, gamma=self.gamma)
         actor_loss = (alpha * rollout.log_prob[0] - value).mean()
@@ -249,14 +255,9 @@ class DHMBPO(DynaMixin, SAC):
         actor_critic.update_temperature(self, entropy)
         return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
 
-    def _rollout(self, rows: int, horizon: int, starts: Callable[[int], Tensor]) -> Expansion:
-        """A rollout of the policy, along real steps or from so many `starts`; its gradient by hand where possible."""
-        model, noise = self.world_model, None
-        if self.noise == "inferred":
-            segments = self._segments(rows, horizon)
-            start, noise = segments.start, segments.noise(model)
-        else:
-            start = starts(rows)
+    def _rollout(self, start: Tensor, horizon: int, along: Segments | None) -> Expansion:
+        """A rollout of the policy, its gradient written by hand where that is possible."""
+        model, noise = self.world_model, along.first(horizon).noise(self.world_model) if along else None
         if can_unroll(model, self.actor):
             return unroll(model, self.actor, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
         return expand(model, self._sample, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
@@ -266,13 +267,11 @@ class DHMBPO(DynaMixin, SAC):
         stored = len(self.replay_buffer)
         return self.replay_buffer.segments(draw_ages(rows, stored, self.lessons(stored), self.rng), horizon)
 
-    def _starts(self, rows: int) -> Tensor:
-        """The states [B, S] that an update begins from: imagined ones, or real ones where a rule kept none."""
-        return self.imagined.sample_transitions(rows).obs if self.imagined.size else self.replay_buffer.sample_obs(rows)
-
-    def _real_starts(self, rows: int) -> Tensor:
-        """The states [B, S] of the environment that the critics' rollouts begin from."""
-        return self.replay_buffer.sample_obs(rows)
+    def _starts(self, rows: int, *, real: bool = False) -> Tensor:
+        """The states [B, S] that rollouts begin from where they are not led: of the environment, or imagined ones."""
+        if real or not self.imagined.size:  # a rule may keep none
+            return self.replay_buffer.sample_obs(rows)
+        return self.imagined.sample_transitions(rows).obs
 
     @property
     def _spread(self) -> Tensor:
@@ -285,15 +284,16 @@ class DHMBPO(DynaMixin, SAC):
         return value_range(data.reward, self.gamma, entropy=entropy, novelty=self.curiosity * MOST_NOVEL)
 
     def extra_state(self) -> dict[str, Any]:
-        """As every Dyna method's, with what critics are learning from."""
-        return {**super().extra_state(), "valued": None if self._valued is None else dict(vars(self._valued))}
+        """As every Dyna method's, with what critics and actor are learning from."""
+        kept = {name: getattr(self, f"_{name}") for name in LEARNED_FROM}
+        return {**super().extra_state(), **{name: each and dict(vars(each)) for name, each in kept.items()}}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `extra_state` returned."""
         super().load_extra_state(state)
-        self._valued = (saved := state["valued"]) and Valued(
-            **{name: part.to(self.device) for name, part in saved.items()}
-        )
+        for name, kind in LEARNED_FROM.items():
+            told = state.get(name)  # there were no trails once
+            setattr(self, f"_{name}", told and kind(**{part: value.to(self.device) for part, value in told.items()}))
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_valued"]
+        return [*super()._excluded_save_params(), *(f"_{name}" for name in LEARNED_FROM)]

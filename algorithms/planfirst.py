@@ -179,13 +179,13 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         value = known["earned"].squeeze(1) + known["weight"].squeeze(1) * last
         return imagined.joined(Valued(known["obs"], known["action"], value.clamp(self.critic.low, self.critic.high)))
 
-    def _starts(self, rows: int) -> Tensor:
+    def _starts(self, rows: int, *, real: bool = False) -> Tensor:
         """As DHMBPO's; while an alarm is answered, half of them are states whose outcome was a surprise."""
-        return self._with_surprises(super()._starts(rows))
-
-    def _real_starts(self, rows: int) -> Tensor:
-        """As DHMBPO's, with surprises likewise."""
-        return self._with_surprises(super()._real_starts(rows))
+        starts = super()._starts(rows, real=real)
+        if self.answers_alarm:
+            chosen = torch.randperm(rows, generator=self.rng, device=self.device)[: rows // 2]
+            starts[chosen] = self.configurator.surprises(len(chosen), self.rng)["obs"]
+        return starts
 
     def _segments(self, rows: int, horizon: int) -> Segments:
         """As DHMBPO's, with surprises likewise."""
@@ -194,13 +194,6 @@ class PlanFirst(CorrectionMixin, DHMBPO):
             return segments
         chosen = torch.randperm(rows, generator=self.rng, device=self.device)[: rows // 2]
         return segments.begun_at(self.configurator.surprises(len(chosen), self.rng)["obs"], chosen)
-
-    def _with_surprises(self, starts: Tensor) -> Tensor:
-        rows = len(starts)
-        if not self.answers_alarm:
-            return starts
-        starts = torch.cat([self.configurator.surprises(rows // 2, self.rng)["obs"], starts[rows // 2 :]])
-        return starts[torch.randperm(rows, generator=self.rng, device=starts.device)]  # members take equal parts
 
     def _distil(self) -> None:
         """One step of the policy towards plans it has seen: KL(pi || plan), weighed as its entropy is."""

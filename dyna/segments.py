@@ -8,6 +8,7 @@ repeats them, whatever the model errs, and one of a policy near it departs from 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,10 @@ class Segments(NamedTuple):
         begun[0, rows], real[:, rows] = obs, False
         return self._replace(obs=begun, real=real)
 
+    def first(self, length: int) -> Segments:
+        """So many steps of each, from its start on."""
+        return Segments(*(part[:length] for part in self))
+
     @torch.no_grad()
     def noise(self, model: GaussianEnsemble) -> Tensor:
         """The noise [H, B, S], in standard deviations, with which the member whose turn it is makes these steps.
@@ -54,6 +59,35 @@ class Segments(NamedTuple):
         noise = ((next_obs - model.next_obs(obs, state.mean)) / std).clamp_(-MOST_UNLIKELY, MOST_UNLIKELY)
         steps = [collected(parts, t) for t, parts in enumerate(noise.chunk(len(self.obs), 1))]
         return torch.where(self.real.unsqueeze(2), torch.stack(steps), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Trail:
+    """States that a rollout came to along real steps, and these steps: where further rollouts begin, and lead along."""
+
+    imagined: Tensor  # [N, S] env units
+    place: Tensor  # [N] of each in the segments: step B + row
+    obs: Tensor  # [H, B, S] as all below, the segments'
+    action: Tensor  # [H, B, A]
+    next_obs: Tensor  # [H, B, S]
+    real: Tensor  # [H, B]
+
+    @classmethod
+    def of(cls, obs: Tensor, alive: Tensor, segments: Segments) -> Trail:
+        """The states [T, B, S] of a rollout that are more likely to be alive than not, by `alive` [T, B]."""
+        place = (alive.flatten() > 0.5).nonzero().squeeze(1)
+        return cls(obs.flatten(0, 1)[place], place, *segments)
+
+    def sample(self, rows: int, length: int, *, rng: torch.Generator) -> tuple[Tensor, Segments]:
+        """[rows, S] of the states, uniform with replacement, and the `length` real steps that each is led along.
+
+        Raises IndexError where no so many steps follow a state in the segments.
+        """
+        drawn = torch.randint(len(self.place), (rows,), generator=rng, device=rng.device)
+        place, step = self.place[drawn], torch.arange(length, device=rng.device).unsqueeze(1)
+        steps, row = place // self.real.shape[1] + step, place % self.real.shape[1]
+        parts = self.obs, self.action, self.next_obs, self.real
+        return self.imagined[drawn], Segments(*(part[steps, row] for part in parts))
 
 
 def dealt(rows: Tensor, members: int, turn: int = 0) -> Tensor:

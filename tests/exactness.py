@@ -61,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
             **EXPANSION,
             **MPPI,
             **GATED,
+            "noise": "inferred",
             "distil": True,
             "realised_share": 0.3,
         },

@@ -15,8 +15,9 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.errors import UserError
+from dyna.segments import Segments
 from dyna.types import Transitions
-from dyna.value_expansion import Valued
+from dyna.value_expansion import Expansion, Valued
 from dyna.world_model import EnsembleSettings
 from tests import readme
 from tests.probes import ActionRewardEnv
@@ -35,9 +36,9 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def dreamer() -> DHMBPO:
-    return DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(200)
+@pytest.fixture(scope="module", params=["drawn", "inferred"])
+def dreamer(request: pytest.FixtureRequest) -> DHMBPO:
+    return DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise=request.param).learn(200)
 
 
 def test_one_update_a_step_after_those_for_the_random_ones(dreamer: DHMBPO) -> None:
@@ -185,7 +186,7 @@ def test_what_entropy_is_worth_follows_rewards_that_come_late() -> None:
 
 
 def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
-    again = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(200)
+    again = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise=dreamer.noise).learn(200)
     for name, value in again.policy.state_dict().items():
         assert torch.equal(value, dreamer.policy.state_dict()[name]), name
 
@@ -215,23 +216,34 @@ def test_gradients_through_the_model_teach_a_one_step_choice() -> None:
     assert np.abs(agent.predict(obs, deterministic=True)[0] - obs).mean() < 0.15
 
 
-def test_updates_are_led_along_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(120)
+def test_updates_begin_on_the_way_of_the_critics_rollouts_and_are_led_along_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="inferred").learn(120)
     assert agent.imagined.size == 0
-    led, segments = [], agent._segments
-    monkeypatch.setattr(agent, "_segments", lambda *of: led.append(segments(*of)) or led[-1])
+    led, rollout = [], agent._rollout
+
+    def watched(start: torch.Tensor, horizon: int, along: Segments) -> Expansion:
+        led.append((start, along, rollout(start, horizon, along)))
+        return led[-1][2]
+
+    monkeypatch.setattr(agent, "_rollout", watched)
     agent._valued = None
     agent.train(3, 32)
-    assert [len(each.obs) for each in led] == [4, 2, 2, 2], "once for the critics, and at every update for the actor"
-    stored = agent.replay_buffer.all_transitions()
-    real = {tuple(row) for row in torch.cat([stored.obs, stored.action, stored.next_obs], 1).tolist()}
-    for each in led:
-        steps = torch.cat(each[:3], 2)[each.real]
-        assert {tuple(row) for row in steps.tolist()} <= real
+    assert [along.first(99).obs.shape[:2] for _, along, _ in led] == [(4 + 2, 60), (2, 30), (2, 30), (2, 30)]
+    start, way, critics = led[0]
+    assert torch.equal(start, way.start)
+    imagined = {tuple(row): place for place, row in enumerate(critics.obs[:-1].flatten(0, 1).tolist())}
+    for start, along, _ in led[1:]:
+        for row, state in enumerate(start.tolist()):
+            step, begun = divmod(imagined[tuple(state)], 60)
+            for mine, theirs in zip(along, way, strict=True):
+                assert torch.equal(mine[:, row], theirs[step : step + 2, begun])
+    assert len({imagined[tuple(state)] // 60 for start, _, _ in led[1:] for state in start.tolist()}) == 4
 
 
 def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(120)
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="inferred").learn(120)
     lessons = torch.ones(120, 3)
     lessons[:90, 0] = 0.0
     monkeypatch.setattr(agent, "lessons", lambda rows: lessons)
@@ -242,17 +254,18 @@ def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("noise", ["inferred", "drawn"])
 def test_the_hand_written_gradient_changes_nothing_that_is_drawn(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "noise": noise}).learn(61)
+    start, along = agent._starts(30), agent._segments(30, 3)
     state, found = agent.rng.get_state(), []
     for by_hand in (True, False):
         monkeypatch.setattr("dyna.algorithms.dhmbpo.can_unroll", lambda *of, by_hand=by_hand: by_hand)
         agent.rng.set_state(state)
-        found.append(agent._rollout(30, 3, lambda rows: agent.replay_buffer.all_transitions().obs[:rows]))
+        found.append(agent._rollout(start, 3, along if noise == "inferred" else None))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_horizon_updates_begin_from_real_states() -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "noise": "drawn", "distribution_horizon": 0}).learn(120)
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "distribution_horizon": 0}).learn(120)
     assert agent.updates["critic"] == 120 and agent.imagined.size == 0
     real = {tuple(row) for row in agent.replay_buffer.all_transitions().obs.tolist()}
     assert {tuple(row) for row in agent._starts(32).tolist()} <= real
@@ -271,7 +284,8 @@ def test_without_a_training_rollout_only_the_critics_move_the_actor() -> None:
 
 
 def test_critics_are_taught_that_disagreement_pays(dreamer: DHMBPO, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = dreamer.rng.get_state()
+    start, rng = dreamer.replay_buffer.sample_obs(30), dreamer.rng.get_state()
+    monkeypatch.setattr(dreamer, "_starts", lambda rows, *, real: start)
     monkeypatch.setattr(dreamer, "return_lambda", 0.0)  # a value is one reward and what follows it
 
     def valued(curiosity: float) -> Valued:
@@ -306,7 +320,7 @@ def test_a_replay_that_never_holds_enough_to_begin_with_is_refused(
 
 def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
     rule = {"name": "macura", "xi": 1e-9}
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="drawn", truncate=rule).learn(70)
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, truncate=rule).learn(70)
     assert agent.imagined.size == 0 and agent.updates["actor"] == 70
 
 
@@ -316,7 +330,10 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
         ({"noise": "pink"}, "noise must be inferred or drawn, got 'pink'"),
-        ({"truncate": "infoprop"}, "truncate='infoprop' ends distribution rollouts, .* with noise=drawn alone"),
+        (
+            {"noise": "inferred", "truncate": "infoprop"},
+            "truncate='infoprop' ends distribution rollouts, .* with noise=drawn alone",
+        ),
         ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
         ({"model_growth": -0.1}, "model_growth must be at least 0, got -0.1"),
         ({"curiosity": -1.0}, "curiosity must be at least 0, got -1.0"),
@@ -337,7 +354,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
         ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),
-        ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
+        ({"batch_size": 2}, "batch_size must be at least the 3 world_model.members, got 2"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], sentence: str) -> None:

@@ -1,6 +1,7 @@
 """Laws of PlanFirst; what it reaches, and whether its thesis holds, is told in docs/planfirst.md."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -525,7 +526,7 @@ def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered
         return sum(tuple(row) in surprising for row in starts.tolist()) / len(starts)
 
     chance = len(surprising) / 130
-    for starts in (agent._starts, agent._real_starts, lambda rows: agent._segments(rows, 3).start):
+    for starts in (agent._starts, partial(agent._starts, real=True), lambda rows: agent._segments(rows, 3).start):
         agent.allowance.gate.alarm("critic")
         assert 0.5 <= share(starts(400)) < 0.5 + 0.5 * chance + 0.1
         shut(agent)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dyna.packed import PackedReplayBuffer
-from dyna.segments import MOST_UNLIKELY, NEWEST, Segments, collected, dealt, draw_ages
+from dyna.segments import MOST_UNLIKELY, NEWEST, Segments, Trail, collected, dealt, draw_ages
 from dyna.value_expansion import expand
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
@@ -100,6 +100,21 @@ def test_some_may_begin_elsewhere_where_nothing_is_known_to_follow() -> None:
     for mine, theirs in zip(begun, segments, strict=True):
         assert torch.equal(mine[:, others], theirs[:, others])
     assert bool(segments.real.all()), "the segments themselves stay what they were"
+
+
+def test_a_trail_leads_on_from_where_a_rollout_came_to() -> None:
+    segments, obs = walked(), torch.randn(3, ROWS, OBS)
+    alive = torch.rand(3, ROWS)
+    trail = Trail.of(obs, alive, segments)
+    start, along = trail.sample(400, 2, rng=torch.Generator().manual_seed(0))
+    places = {tuple(state): place for place, state in enumerate(obs.flatten(0, 1).tolist())}
+    chosen = [divmod(places[tuple(state)], ROWS) for state in start.tolist()]
+    assert {divmod(place, ROWS) for place in (alive.flatten() > 0.5).nonzero().flatten().tolist()} == set(chosen)
+    for row, (step, begun) in enumerate(chosen):
+        for mine, theirs in zip(along, segments, strict=True):
+            assert torch.equal(mine[:, row], theirs[step : step + 2, begun])
+    with pytest.raises(IndexError):
+        trail.sample(400, HORIZON, rng=torch.Generator())
 
 
 @pytest.mark.parametrize("members", [1, 3, 4])
