@@ -24,7 +24,7 @@ from dyna.base import DynaMixin, with_actions
 from dyna.bounded import BoundedCritic, BoundedSACPolicy, value_range
 from dyna.errors import UserError
 from dyna.segments import Segments, Trail, draw_ages
-from dyna.truncation import Truncation
+from dyna.truncation import KeepAll, Truncation
 from dyna.types import Transitions
 from dyna.units import usual_rewards
 from dyna.unrolled import can_unroll, unroll
@@ -59,7 +59,7 @@ class DHMBPO(DynaMixin, SAC):
         those of the first minutes tell the most. With 0 only `model_every` counts.
     :param dream_every: Updates between two of the rollouts that critics learn from, and between distribution rollouts.
     :param distribution_horizon: Steps of a rollout that critics learn from, if training rollouts are no longer, and of
-        a distribution rollout at most; with 0 there are none of these.
+        a distribution rollout at most; with 0 no distribution rollout is made.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
@@ -67,8 +67,8 @@ class DHMBPO(DynaMixin, SAC):
         the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
-    :param noise: Of imagined next states: drawn; or inferred, as real steps had it along which all rollouts are led, so
-        that what the model errs about these steps is not learned. Then those of the critics make the actor's starts.
+    :param noise: Of imagined next states: drawn; or inferred, as real steps had it along which rollouts are led while
+        these last, so that what the model errs about them is not learned. Those of the critics make the actor's starts.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -143,7 +143,7 @@ class DHMBPO(DynaMixin, SAC):
             gradient_steps=gradient_steps,
             **sac,
         )
-        if noise == "inferred" and truncate != "keep_all":
+        if noise == "inferred" and not isinstance(self.truncate, KeepAll):
             raise UserError(f"truncate={truncate!r} ends distribution rollouts, which are made with noise=drawn alone")
 
     def _setup_model(self) -> None:
@@ -208,7 +208,7 @@ class DHMBPO(DynaMixin, SAC):
         """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid."""
         horizon = max(self.distribution_horizon, self.training_horizon, 1)
         rows, further = batch_size * -(-FEWEST_STEPS // horizon), max(self.training_horizon, 1)
-        along = self._segments(rows, horizon + further) if self.noise == "inferred" else None
+        along = self._segments(rows, horizon + further - 1) if self.noise == "inferred" else None
         with torch.no_grad():
             rollout = self._rollout(along.start if along else self._starts(rows, real=True), horizon, along)
             self._trail = Trail.of(rollout.obs[:-1], rollout.alive[:-1], along) if along else None
@@ -257,7 +257,7 @@ class DHMBPO(DynaMixin, SAC):
 
     def _rollout(self, start: Tensor, horizon: int, along: Segments | None) -> Expansion:
         """A rollout of the policy, its gradient written by hand where that is possible."""
-        model, noise = self.world_model, along.first(horizon).noise(self.world_model) if along else None
+        model, noise = self.world_model, along.first(horizon).noise(self.world_model, self.rng) if along else None
         if can_unroll(model, self.actor):
             return unroll(model, self.actor, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
         return expand(model, self._sample, start, horizon, mask=self.mask, noise=noise, rng=self.rng)

@@ -183,17 +183,22 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         """As DHMBPO's; while an alarm is answered, half of them are states whose outcome was a surprise."""
         starts = super()._starts(rows, real=real)
         if self.answers_alarm:
-            chosen = torch.randperm(rows, generator=self.rng, device=self.device)[: rows // 2]
-            starts[chosen] = self.configurator.surprises(len(chosen), self.rng)["obs"]
+            chosen, surprises = self._surprises(rows)
+            starts[chosen] = surprises
         return starts
 
     def _segments(self, rows: int, horizon: int) -> Segments:
-        """As DHMBPO's, with surprises likewise."""
+        """As DHMBPO's; then half of the critics' rollouts begin at surprises, and are not led from there."""
         segments = super()._segments(rows, horizon)
         if not self.answers_alarm:
             return segments
+        chosen, surprises = self._surprises(rows)
+        return segments.begun_at(surprises, chosen)
+
+    def _surprises(self, rows: int) -> tuple[Tensor, Tensor]:
+        """States [b, S] for half of so many rows, and for which [b]: members take equal parts of the rows."""
         chosen = torch.randperm(rows, generator=self.rng, device=self.device)[: rows // 2]
-        return segments.begun_at(self.configurator.surprises(len(chosen), self.rng)["obs"], chosen)
+        return chosen, self.configurator.surprises(len(chosen), self.rng)["obs"]
 
     def _distil(self) -> None:
         """One step of the policy towards plans it has seen: KL(pi || plan), weighed as its entropy is."""

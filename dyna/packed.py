@@ -153,9 +153,10 @@ class PackedReplayBuffer(ReplayBuffer):
         Raises IndexError for a row that is not stored.
         """
         capacity, newest = self._store.capacity, (self.pos - 1) % self.buffer_size * self.n_envs
-        if len(ages) and not 0 <= int(ages.min()) <= int(ages.max()) < len(self):
-            raise IndexError(f"rows of ages {ages.min()} to {ages.max()} were asked for, {len(self)} rows are stored")
-        rows = (newest + self.n_envs - 1 - ages.cpu().numpy()) % capacity
+        past = ages.cpu().numpy()
+        if not 0 <= past.min() <= past.max() < len(self):
+            raise IndexError(f"rows of ages {past.min()} to {past.max()} were asked for, {len(self)} rows are stored")
+        rows = (newest + self.n_envs - 1 - past) % capacity
         _, _, known = kernels.n_step_windows(self._store.rows, rows, length, newest, self.n_envs, *self.row_sizes)
         steps = np.arange(length)[:, None]
         found = self.gather((rows + self.n_envs * np.minimum(steps, known - 1)).reshape(-1) % capacity)

@@ -1,20 +1,21 @@
 """Real steps that imagined ones are led along, by the noise with which the model would have made them.
 
-A policy finds the states in which its model errs to its favour. What really came of a step is what the model expects of
-it and its noise. With that noise (Heess et al. 2015, 1510.09142, section 4) a rollout of the policy that made the steps
-repeats them, whatever the model errs, and one of a policy near it departs from them only as far as its actions do
-(Fröhlich et al. 2022, "On-Policy Model Errors in Reinforcement Learning", 2110.07985).
+A policy finds the states in which its model errs to its favour. What really came of a step is what the model expects
+of it and its noise (Heess et al. 2015, 1510.09142, section 4). Where an imagined step has the noise of a real one, the
+same action comes to the same state, whatever the model errs, and another departs from it as far as the model says that
+actions matter (Fröhlich et al. 2022, "On-Policy Model Errors in Reinforcement Learning", 2110.07985).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dyna.world_model import GaussianEnsemble
+if TYPE_CHECKING:
+    from dyna.world_model import GaussianEnsemble
 
 NEWEST = 2_000  # steps, among which half of all segments begin: the policy of today is near those that made them
 MOST_UNLIKELY = 5.0  # standard deviations: more than that is no noise, and would not come again elsewhere
@@ -44,11 +45,11 @@ class Segments(NamedTuple):
         return Segments(*(part[:length] for part in self))
 
     @torch.no_grad()
-    def noise(self, model: GaussianEnsemble) -> Tensor:
+    def noise(self, model: GaussianEnsemble, rng: torch.Generator) -> Tensor:
         """The noise [H, B, S], in standard deviations, with which the member whose turn it is makes these steps.
 
-        Of B rows, a multiple of the members E, each has B / E at a time (`dealt`). After the last real step there is
-        none.
+        Of B rows, a multiple of the members E, each has B / E at a time (`dealt`). After the last real step noise is
+        drawn.
         """
         members = model.settings.members
         obs, action, next_obs = (
@@ -58,7 +59,8 @@ class Segments(NamedTuple):
         std = (0.5 * state.log_var).exp() * model.y_std[:-1]
         noise = ((next_obs - model.next_obs(obs, state.mean)) / std).clamp_(-MOST_UNLIKELY, MOST_UNLIKELY)
         steps = [collected(parts, t) for t, parts in enumerate(noise.chunk(len(self.obs), 1))]
-        return torch.where(self.real.unsqueeze(2), torch.stack(steps), 0.0)
+        drawn = torch.randn(self.obs.shape, generator=rng, device=self.obs.device)
+        return torch.where(self.real.unsqueeze(2), torch.stack(steps), drawn)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from dyna.types import Outcome
 from dyna.world_model import GaussianEnsemble
 
 Mask = Literal["soft", "hard", "differentiable"]
-Noise = Literal["inferred", "drawn"]
+Noise = Literal["drawn", "inferred"]
 
 UNLIKELY = 0.01
 """Probability that a step is the last, below which nobody is asked for its slope."""

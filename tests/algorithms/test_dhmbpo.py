@@ -16,6 +16,7 @@ from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.errors import UserError
 from dyna.segments import Segments
+from dyna.truncation import KeepAll
 from dyna.types import Transitions
 from dyna.value_expansion import Expansion, Valued
 from dyna.world_model import EnsembleSettings
@@ -109,7 +110,10 @@ def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
 
 
 def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
-    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(dreamer.critic.high) >= 0
+    known = dreamer._value_scale(dreamer.replay_buffer.all_transitions().at(slice(161)))  # at the last fit
+    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3
+    for name in ("low", "high"):  # the weight of the entropy has moved since
+        assert float(getattr(dreamer.critic, name)) == pytest.approx(known[name], abs=20)
     for name in ("low", "high", "centre", "scale"):
         assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
     torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
@@ -230,7 +234,7 @@ def test_updates_begin_on_the_way_of_the_critics_rollouts_and_are_led_along_the_
     monkeypatch.setattr(agent, "_rollout", watched)
     agent._valued = None
     agent.train(3, 32)
-    assert [along.first(99).obs.shape[:2] for _, along, _ in led] == [(4 + 2, 60), (2, 30), (2, 30), (2, 30)]
+    assert [along.first(99).obs.shape[:2] for _, along, _ in led] == [(4 + 2 - 1, 60), (2, 30), (2, 30), (2, 30)]
     start, way, critics = led[0]
     assert torch.equal(start, way.start)
     imagined = {tuple(row): place for place, row in enumerate(critics.obs[:-1].flatten(0, 1).tolist())}
@@ -262,6 +266,11 @@ def test_the_hand_written_gradient_changes_nothing_that_is_drawn(noise: str, mon
         found.append(agent._rollout(start, 3, along if noise == "inferred" else None))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("truncate", ["keep_all", {"name": "keep_all"}, KeepAll()])
+def test_to_keep_all_truncates_nothing(truncate: Any) -> None:
+    assert DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="inferred", truncate=truncate).noise == "inferred"
 
 
 def test_without_a_horizon_updates_begin_from_real_states() -> None:
@@ -329,7 +338,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
     [
         ({"training_horizon": -1}, "training_horizon must be at least 0, got -1"),
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
-        ({"noise": "pink"}, "noise must be inferred or drawn, got 'pink'"),
+        ({"noise": "pink"}, "noise must be drawn or inferred, got 'pink'"),
         (
             {"noise": "inferred", "truncate": "infoprop"},
             "truncate='infoprop' ends distribution rollouts, .* with noise=drawn alone",
