@@ -129,7 +129,7 @@ class DHMBPO(DynaMixin, SAC):
         )
         if batch_size < world_model.members:
             raise UserError(
-                f"batch_size must be at least the {world_model.members} world_model.members, got {batch_size}"
+                f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
             )
         super().__init__(
             policy,

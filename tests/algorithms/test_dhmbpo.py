@@ -111,7 +111,9 @@ def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
 
 def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
     known = dreamer._value_scale(dreamer.replay_buffer.all_transitions().at(slice(161)))  # at the last fit
-    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3
+    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(dreamer.critic.high) >= 0
+    if dreamer.noise == "drawn":
+        assert float(dreamer.critic.high) < 30
     for name in ("low", "high"):  # the weight of the entropy has moved since
         assert float(getattr(dreamer.critic, name)) == pytest.approx(known[name], abs=20)
     for name in ("low", "high", "centre", "scale"):
@@ -363,7 +365,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
         ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),
-        ({"batch_size": 2}, "batch_size must be at least the 3 world_model.members, got 2"),
+        ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], sentence: str) -> None:

@@ -28,10 +28,10 @@ def world(members: int = 3, target: str = "delta", **known: Any) -> GaussianEnse
     return model
 
 
-def walked(real: Tensor | None = None) -> Segments:
+def walked() -> Segments:
     """Steps that no model foretold, near enough for none of them to be called impossible."""
     obs = torch.randn(HORIZON + 1, ROWS, OBS)
-    real = torch.ones(HORIZON, ROWS, dtype=torch.bool) if real is None else real
+    real = torch.ones(HORIZON, ROWS, dtype=torch.bool)
     return Segments(obs[:-1], torch.rand(HORIZON, ROWS, ACTION) * 2 - 1, obs[1:], real)
 
 
