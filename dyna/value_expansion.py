@@ -176,7 +176,5 @@ def _led(model: GaussianEnsemble, obs: Tensor, action: Tensor, noise: Tensor, t:
     state = model.state_head(x)
     std = (0.5 * state.log_var.detach()).exp() * model.y_std[:-1]
     next_obs = model.next_obs(parts, state.mean) + std * dealt(noise, members, t)
-    said = model.outcome_head(x, next_obs)
-    reward = said.mean * model.y_std[-1] + model.y_mean[-1]
-    p_terminated = torch.sigmoid(said.logit - model.log_oversampling)
-    return model.known(obs, action, Outcome(*(collected(part, t) for part in (next_obs, reward, p_terminated))))
+    said = model.told(model.outcome_head(x, next_obs))
+    return model.known(obs, action, Outcome(*(collected(part, t) for part in (next_obs, *said))))

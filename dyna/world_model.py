@@ -288,18 +288,23 @@ class GaussianEnsemble(nn.Module):
         size = self.obs_size
         return self.next_obs(x[..., :size] * self.x_std[:size] + self.x_mean[:size], state.mean)
 
+    def told(self, outcome: OutcomeHead) -> tuple[Tensor, Tensor]:
+        """What the outcome networks say of reward, env units, and the probability of the end, [E, B] each."""
+        reward = outcome.mean * self.y_std[-1] + self.y_mean[-1]
+        # the training batches held more terminal rows than the data: take the surplus off the odds
+        return reward, torch.sigmoid(outcome.logit - self.log_oversampling)
+
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""
         state = self.state_head(x, members)
         next_obs = self.next_obs(obs, state.mean)
         outcome = self.outcome_head(x, next_obs, members)
-        reward = outcome.mean * self.y_std[-1] + self.y_mean[-1]
+        reward, p_terminated = self.told(outcome)
         log_var = torch.cat([state.log_var, outcome.log_var.unsqueeze(-1)], dim=-1)
         return Prediction(
             torch.cat([next_obs, reward.unsqueeze(-1)], dim=-1),
             (0.5 * log_var).exp() * self.y_std,
-            # the training batches held more terminal rows than the data: take the surplus off the odds
-            torch.sigmoid(outcome.logit - self.log_oversampling),
+            p_terminated,
         )
 
     def _draw(self, mean: Tensor, std: Tensor, p_terminated: Tensor, rng: torch.Generator) -> Outcome:
