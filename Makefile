@@ -1,5 +1,5 @@
 # make train   train the default agent on Pendulum-v1 until it is solved (minutes)
-# make test    run the tests, a file to a core, on four cores at most (ARGS="-n 0" for one process)
+# make test    run the tests, on four cores at most (ARGS="-n 0" for one process)
 # make check   lint, types and the import law
 # make install make the .venv with the command .venv/bin/dyna, and nothing else
 # make clean   remove the .venv and what was built; runs/ stays
@@ -39,7 +39,7 @@ train: $(STAMP)
 	$(BIN)/dyna train --env Pendulum-v1 --until -200 $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

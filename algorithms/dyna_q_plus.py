@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from stable_baselines3.common.type_aliases import GymEnv
 
+from dyna import limits
 from dyna.algorithms.dyna_q import DynaQ
 from dyna.errors import UserError
 from dyna.kernels import Doubles
@@ -33,8 +34,7 @@ class DynaQPlus(DynaQ):
     ) -> None:
         if kappa < 0.0:
             raise UserError(f"kappa must be at least 0, got {kappa}")
-        if bonus not in ("planning", "acting"):
-            raise UserError(f"bonus must be planning or acting, got {bonus!r}")
+        limits.word("bonus", bonus, ("planning", "acting"))
         self.planning_kappa = kappa if bonus == "planning" else 0.0
         self.acting_kappa = kappa if bonus == "acting" else 0.0
         super().__init__(policy, env, **dyna_q)

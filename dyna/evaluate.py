@@ -15,7 +15,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from dyna import agents, envs, plain, registry, runs
+from dyna import agents, envs, limits, plain, registry, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.guard import EnvironmentFailed
@@ -199,8 +199,7 @@ def _show_values(model: BaseAlgorithm, env: VecEnv) -> None:
 
 def _weights(run: runs.Run, which: str) -> Path:
     names = {"best": (BEST, LAST), "last": (LAST,)}
-    if which not in names:
-        raise UserError(f"which must be best or last, got {which!r}")
+    limits.word("which", which, tuple(names))
     for name in names[which]:
         if (run.path / name).with_suffix(agents.SUFFIX).exists():
             return run.path / name

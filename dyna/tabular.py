@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule, safe_mean
 from torch import Tensor
 
+from dyna import limits
 from dyna.errors import UserError
 from dyna.kernels import Doubles, Indices, Random, tabular
 from dyna.kernels.tabular import Numbers
@@ -271,8 +272,7 @@ class TabularDyna(TabularAlgorithm):
         memory: Literal["counts", "last"] = "counts",
         **tabular_algorithm: Any,
     ) -> None:
-        if memory not in ("counts", "last"):
-            raise UserError(f"memory must be counts or last, got {memory!r}")
+        limits.word("memory", memory, ("counts", "last"))
         self.memory = memory
         super().__init__(policy, env, **tabular_algorithm)
 

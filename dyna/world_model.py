@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyna import audit, fitting
+from dyna import audit, fitting, limits
 from dyna.annotations import kind_of
 from dyna.errors import UserError
 from dyna.networks import EnsembleMLP, silu
@@ -85,10 +85,8 @@ class EnsembleSettings:
                 raise UserError(f"{name} must be finite and not negative, got {getattr(self, name)}")
         if not 1 <= self.elites <= self.members:
             raise UserError(f"elites must be between 1 and members ({self.members}), got {self.elites}")
-        if self.target not in ("auto", "delta", "next_obs"):
-            raise UserError(f"target must be auto, delta or next_obs, got {self.target!r}")
-        if self.outcome_states not in ("real", "both"):
-            raise UserError(f"outcome_states must be real or both, got {self.outcome_states!r}")
+        limits.word("target", self.target, ("auto", "delta", "next_obs"))
+        limits.word("outcome_states", self.outcome_states, ("real", "both"))
         if not 0.0 <= self.beta <= 1.0:
             raise UserError(f"beta must be in [0, 1], got {self.beta}")
         if not 0.0 < self.holdout < 1.0:

@@ -17,7 +17,7 @@ OFF = {**NET, "learning_starts": 50, "batch_size": 8, "buffer_size": 170}  # the
 ON = {**NET, "n_steps": 32, "batch_size": 32, "n_epochs": 2}
 OU = {"noise_type": "ornstein-uhlenbeck", "noise_std": 0.3}
 LSTM = {"n_steps": 32, "batch_size": 32, "n_epochs": 2, "policy_kwargs": {"lstm_hidden_size": 8}}
-MODEL = {"members": 3, "elites": 2, "width": 8, "depth": 1, "max_updates": 20}
+MODEL = {"members": 3, "elites": 2, "width": 8, "depth": 1, "max_updates": 8, "target": "delta"}
 DYNA = {"learning_starts": 50, "batch_size": 8, "gradient_steps": 2, "model_every": 60, "rollouts": 5}
 
 EXPANSION = {"learning_starts": 60, "batch_size": 32, "model_every": 50, "distribution_horizon": 4}
@@ -86,7 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
         "n_envs": 2,
     },
     "pets, two environments": {"algo": "pets", "hyperparameters": {"world_model": MODEL, **PLANS}, "n_envs": 2},
-    "mbpo": {"algo": "mbpo", "hyperparameters": {**NET, **DYNA, "world_model": MODEL}},
+    "mbpo": {"algo": "mbpo", "hyperparameters": {**NET, **DYNA, "world_model": {**MODEL, "target": "auto"}}},
     "mbdqn, two environments": {
         "algo": "mbdqn",
         "hyperparameters": {**NET, **DYNA, "world_model": MODEL},
@@ -112,6 +112,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 def make(runs_folder: Path, case: str) -> RunConfig:
     settings: dict[str, Any] = {"env": "Pendulum-v1", "steps": 240, **CASES[case]}
+    if settings["env"] == "Pendulum-v1":
+        settings["env_kwargs"] = {"max_episode_steps": 60}
     return RunConfig(**settings, eval_every=70, eval_episodes=1, checkpoint_every=45, device="cpu", runs=runs_folder)
 
 
