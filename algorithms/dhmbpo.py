@@ -23,9 +23,8 @@ from dyna.actor_critic import Losses
 from dyna.base import DynaMixin, with_actions
 from dyna.bounded import BoundedCritic, BoundedSACPolicy, value_range
 from dyna.errors import UserError
-from dyna.segments import Segments, Trail, draw_ages
+from dyna.segments import NEWEST, Segments, Trail, draw_ages
 from dyna.truncation import KeepAll, Truncation
-from dyna.types import Transitions
 from dyna.units import usual_rewards
 from dyna.unrolled import can_unroll, unroll
 from dyna.value_expansion import Expansion, Mask, Noise, Valued, expand
@@ -67,8 +66,8 @@ class DHMBPO(DynaMixin, SAC):
         the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
-    :param noise: Of imagined next states: drawn; or inferred, as real steps had it along which rollouts are led while
-        these last, so that what the model errs about them is not learned. Those of the critics make the actor's starts.
+    :param noise: Of imagined next states: drawn; or, once 2,000 real steps are stored, inferred, as these had it, along
+        which rollouts are led, so that what the model errs is not learned. Critics' rollouts make the actor's starts.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -127,10 +126,8 @@ class DHMBPO(DynaMixin, SAC):
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
-        if batch_size < world_model.members:
-            raise UserError(
-                f"batch_size must be at least the {world_model.members} members of the world model, got {batch_size}"
-            )
+        if batch_size < (least := world_model.members):
+            raise UserError(f"batch_size must be at least the {least} members of the world model, got {batch_size}")
         super().__init__(
             policy,
             with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),
@@ -170,7 +167,8 @@ class DHMBPO(DynaMixin, SAC):
         self.policy.standardise(model.x_mean[:size], model.x_std[:size])
         data, before = self.replay_buffer.all_transitions(), float(self._spread) if model.version > 1 else 1.0
         actor_critic.weigh_entropy(self, usual_rewards(data.reward)[1], before)
-        scale = self._value_scale(data)
+        entropy = float(actor_critic.entropy_weight(self)) * model.action_size
+        scale = value_range(data.reward, self.gamma, entropy=entropy, novelty=self.curiosity * MOST_NOVEL)
         for critic in (self.critic, self.critic_target):
             critic.set_range(**scale)
         self._valued = self._trail = None  # what was said by another model
@@ -183,7 +181,7 @@ class DHMBPO(DynaMixin, SAC):
         losses = []
         for _ in range(updates):
             if self._n_updates % self.dream_every == 0 or self._valued is None:
-                if self.distribution_horizon and self.noise == "drawn":
+                if self.distribution_horizon and not self.leads:
                     self.dream(batch_size, self.distribution_horizon, keep_versions=1)
                 self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
@@ -208,7 +206,7 @@ class DHMBPO(DynaMixin, SAC):
         """Long rollouts of the policy, and what their steps are worth: lambda-returns, disagreement paid."""
         horizon = max(self.distribution_horizon, self.training_horizon, 1)
         rows, further = batch_size * -(-FEWEST_STEPS // horizon), max(self.training_horizon, 1)
-        along = self._segments(rows, horizon + further - 1) if self.noise == "inferred" else None
+        along = self._segments(rows, horizon + further - 1) if self.leads else None
         with torch.no_grad():
             rollout = self._rollout(along.start if along else self._starts(rows, real=True), horizon, along)
             self._trail = Trail.of(rollout.obs[:-1], rollout.alive[:-1], along) if along else None
@@ -257,10 +255,16 @@ class DHMBPO(DynaMixin, SAC):
 
     def _rollout(self, start: Tensor, horizon: int, along: Segments | None) -> Expansion:
         """A rollout of the policy, its gradient written by hand where that is possible."""
-        model, noise = self.world_model, along.first(horizon).noise(self.world_model, self.rng) if along else None
+        model, noise = self.world_model, along.first(horizon).noise(self.world_model) if along else None
         if can_unroll(model, self.actor):
             return unroll(model, self.actor, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
         return expand(model, self._sample, start, horizon, mask=self.mask, noise=noise, rng=self.rng)
+
+    @property
+    def leads(self) -> bool:
+        """Whether rollouts are led along real steps: once so many were made that the newest are the policy's."""
+        real = self.replay_buffer
+        return self.noise == "inferred" and (real.full or len(real) >= NEWEST)
 
     def _segments(self, rows: int, horizon: int) -> Segments:
         """Real steps that rollouts are led along, all of the world as it is."""
@@ -277,11 +281,6 @@ class DHMBPO(DynaMixin, SAC):
     def _spread(self) -> Tensor:
         """How far usual rewards lie apart []."""
         return self.critic.scale * (1 - self.gamma)
-
-    def _value_scale(self, data: Transitions) -> dict[str, float]:
-        """Where returns can lie, and what usual rewards would bring for ever: data [B, .] of the environment."""
-        entropy = float(actor_critic.entropy_weight(self)) * self.world_model.action_size
-        return value_range(data.reward, self.gamma, entropy=entropy, novelty=self.curiosity * MOST_NOVEL)
 
     def extra_state(self) -> dict[str, Any]:
         """As every Dyna method's, with what critics and actor are learning from."""

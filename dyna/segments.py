@@ -45,11 +45,11 @@ class Segments(NamedTuple):
         return Segments(*(part[:length] for part in self))
 
     @torch.no_grad()
-    def noise(self, model: GaussianEnsemble, rng: torch.Generator) -> Tensor:
+    def noise(self, model: GaussianEnsemble) -> Tensor:
         """The noise [H, B, S], in standard deviations, with which the member whose turn it is makes these steps.
 
-        Of B rows, a multiple of the members E, each has B / E at a time (`dealt`). After the last real step noise is
-        drawn.
+        Of B rows, a multiple of the members E, each has B / E at a time (`dealt`). After the last real step there is
+        none: what is expected comes.
         """
         members = model.settings.members
         obs, action, next_obs = (
@@ -59,8 +59,7 @@ class Segments(NamedTuple):
         std = (0.5 * state.log_var).exp() * model.y_std[:-1]
         noise = ((next_obs - model.next_obs(obs, state.mean)) / std).clamp_(-MOST_UNLIKELY, MOST_UNLIKELY)
         steps = [collected(parts, t) for t, parts in enumerate(noise.chunk(len(self.obs), 1))]
-        drawn = torch.randn(self.obs.shape, generator=rng, device=self.obs.device)
-        return torch.where(self.real.unsqueeze(2), torch.stack(steps), drawn)
+        return torch.where(self.real.unsqueeze(2), torch.stack(steps), 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
+from dyna.bounded import value_range
 from dyna.errors import UserError
 from dyna.segments import Segments
 from dyna.truncation import KeepAll
-from dyna.types import Transitions
 from dyna.value_expansion import Expansion, Valued
 from dyna.world_model import EnsembleSettings
 from tests import readme
@@ -37,9 +37,12 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=["drawn", "inferred"])
+LED = {"noise": "inferred", "buffer_size": 61}  # a full buffer is all that there will be
+
+
+@pytest.fixture(scope="module", params=[{"noise": "drawn"}, LED], ids=["drawn", "inferred"])
 def dreamer(request: pytest.FixtureRequest) -> DHMBPO:
-    return DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise=request.param).learn(200)
+    return DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **request.param).learn(200)
 
 
 def test_one_update_a_step_after_those_for_the_random_ones(dreamer: DHMBPO) -> None:
@@ -67,9 +70,9 @@ def test_random_steps_follow_from_the_sizes_of_the_spaces(tmp_path: Path) -> Non
     assert DHMBPO.load(tmp_path / "given.zip", env=gym.make("Pendulum-v1")).learning_starts == 7
 
 
-@pytest.mark.parametrize("noise", ["inferred", "drawn"])
-def test_nothing_that_an_older_model_said_is_learned_from(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {**TINY, "noise": noise, "model_every": 47}  # no multiple of what dreams last
+@pytest.mark.parametrize("led", [True, False])
+def test_nothing_that_an_older_model_said_is_learned_from(led: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**TINY, **(LED if led else {}), "model_every": 47}  # no multiple of what dreams last
     agent = DHMBPO(env=gym.make("Pendulum-v1"), **settings)
     evaluate, update, said_by = agent._evaluate, agent._update, {}
 
@@ -80,7 +83,7 @@ def test_nothing_that_an_older_model_said_is_learned_from(noise: str, monkeypatc
 
     def updated(batch_size: int, valued: Valued) -> Any:
         assert said_by[valued] == agent.world_model.version
-        if noise == "drawn":
+        if not led:
             assert set(agent.imagined.sample(50).version.tolist()) == {agent.world_model.version}
         return update(batch_size, valued)
 
@@ -110,35 +113,16 @@ def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
 
 
 def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
-    known = dreamer._value_scale(dreamer.replay_buffer.all_transitions().at(slice(161)))  # at the last fit
     assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(dreamer.critic.high) >= 0
-    if dreamer.noise == "drawn":
+    if dreamer.noise == "drawn":  # and all steps are still there
         assert float(dreamer.critic.high) < 30
-    for name in ("low", "high"):  # the weight of the entropy has moved since
-        assert float(getattr(dreamer.critic, name)) == pytest.approx(known[name], abs=20)
+        reward = dreamer.replay_buffer.all_transitions().reward[:161]  # at the last fit
+        known = value_range(reward, dreamer.gamma, entropy=0.1, novelty=dreamer.curiosity)
+        for name in ("low", "high"):  # the weight of the entropy has moved since
+            assert float(getattr(dreamer.critic, name)) == pytest.approx(known[name], abs=20)
     for name in ("low", "high", "centre", "scale"):
         assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
     torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
-
-
-def test_values_may_hold_all_that_curiosity_can_pay() -> None:
-    reward = torch.linspace(1.0, 3.0, 101)
-    data = Transitions(torch.zeros(101, 3), torch.zeros(101, 1), reward, torch.zeros(101, 3), torch.zeros(101))
-    plain, curious = (
-        DHMBPO(env=gym.make("Pendulum-v1"), **TINY, curiosity=curiosity)._value_scale(data) for curiosity in (0.0, 3.0)
-    )
-    assert curious["high"] - plain["high"] == pytest.approx(3.0 * curious["scale"])
-    assert {**curious, "high": 0.0} == {**plain, "high": 0.0}
-
-
-@pytest.mark.parametrize(("least", "begin"), [(-10.0, 0.0), (-1.0, 100.0)])
-def test_critics_begin_in_the_middle_of_usual_rewards_and_never_below_what_an_end_is_worth(
-    least: float, begin: float
-) -> None:
-    reward = torch.linspace(least, 2.0, 1001)
-    data = Transitions(torch.zeros(1001, 3), torch.zeros(1001, 1), reward, torch.zeros(1001, 3), torch.zeros(1001))
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY)
-    assert agent._value_scale(data)["centre"] == pytest.approx(begin, abs=1e-3)
 
 
 def test_where_every_step_costs_ending_the_task_is_not_what_is_learned_first() -> None:
@@ -192,7 +176,8 @@ def test_what_entropy_is_worth_follows_rewards_that_come_late() -> None:
 
 
 def test_two_runs_with_one_seed_are_the_same(dreamer: DHMBPO) -> None:
-    again = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise=dreamer.noise).learn(200)
+    settings = LED if dreamer.leads else {}
+    again = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **settings).learn(200)
     for name, value in again.policy.state_dict().items():
         assert torch.equal(value, dreamer.policy.state_dict()[name]), name
 
@@ -225,8 +210,7 @@ def test_gradients_through_the_model_teach_a_one_step_choice() -> None:
 def test_updates_begin_on_the_way_of_the_critics_rollouts_and_are_led_along_the_same_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="inferred").learn(120)
-    assert agent.imagined.size == 0
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **LED).learn(120)
     led, rollout = [], agent._rollout
 
     def watched(start: torch.Tensor, horizon: int, along: Segments) -> Expansion:
@@ -248,24 +232,37 @@ def test_updates_begin_on_the_way_of_the_critics_rollouts_and_are_led_along_the_
     assert len({imagined[tuple(state)] // 60 for start, _, _ in led[1:] for state in start.tolist()}) == 4
 
 
+@pytest.mark.parametrize(("steps", "noise", "led"), [(89, "inferred", 0), (110, "inferred", 21), (110, "drawn", 0)])
+def test_rollouts_are_led_once_there_are_steps_enough(
+    steps: int, noise: Any, led: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dyna.algorithms.dhmbpo.NEWEST", 90)
+    agent, along = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "dream_every": 1}, noise=noise), []
+    segments = agent._segments
+    monkeypatch.setattr(agent, "_segments", lambda *of: along.append(agent.num_timesteps) or segments(*of))
+    agent.learn(steps)
+    assert len(along) == led and min(along, default=90) == 90
+    assert bool(agent.imagined.size) and bool(agent._trail) == bool(led)
+
+
 def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="inferred").learn(120)
-    lessons = torch.ones(120, 3)
-    lessons[:90, 0] = 0.0
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **LED).learn(120)
+    lessons = torch.ones(61, 3)
+    lessons[:31, 0] = 0.0
     monkeypatch.setattr(agent, "lessons", lambda rows: lessons)
-    new = {tuple(row) for row in agent.replay_buffer.all_transitions().obs[90:].tolist()}
+    new = {tuple(row) for row in agent.replay_buffer.all_transitions().obs[31:].tolist()}
     assert {tuple(row) for row in agent._segments(200, 2).start.tolist()} == new
 
 
-@pytest.mark.parametrize("noise", ["inferred", "drawn"])
-def test_the_hand_written_gradient_changes_nothing_that_is_drawn(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "noise": noise}).learn(61)
+@pytest.mark.parametrize("led", [True, False])
+def test_the_hand_written_gradient_changes_nothing_that_is_drawn(led: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY).learn(61)
     start, along = agent._starts(30), agent._segments(30, 3)
     state, found = agent.rng.get_state(), []
     for by_hand in (True, False):
         monkeypatch.setattr("dyna.algorithms.dhmbpo.can_unroll", lambda *of, by_hand=by_hand: by_hand)
         agent.rng.set_state(state)
-        found.append(agent._rollout(start, 3, along if noise == "inferred" else None))
+        found.append(agent._rollout(start, 3, along if led else None))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 

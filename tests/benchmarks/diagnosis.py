@@ -173,7 +173,7 @@ def earned(agent: Any, played: Played) -> None:
     segments = Segments(obs, action, next_obs, torch.ones_like(rows, dtype=torch.bool))
     told = [reward.mean(1)]
     rng = torch.Generator().manual_seed(0)
-    for noise in (None, segments.noise(model, rng)):
+    for noise in (None, segments.noise(model)):
         led = expand(
             model, partial(actor_critic.sample_action, agent.actor), segments.start, longest, noise=noise, rng=rng
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dyna.bounded import BoundedSACPolicy
+from dyna.bounded import BoundedSACPolicy, value_range
 from dyna.units import Standardised
 
 
@@ -108,3 +108,18 @@ def test_new_units_do_not_change_what_the_average_says(policy: BoundedSACPolicy)
     before = policy._predict(obs, deterministic=True)
     policy.standardise(torch.tensor([-0.5, 1.0, 0.0]), torch.tensor([2.0, 1.0, 3.0]))
     torch.testing.assert_close(policy._predict(obs, deterministic=True), before, rtol=1e-4, atol=1e-5)
+
+
+def test_values_may_hold_all_that_novelty_can_pay() -> None:
+    reward = torch.linspace(1.0, 3.0, 101)
+    plain, curious = (value_range(reward, 0.995, entropy=0.1, novelty=novelty) for novelty in (0.0, 3.0))
+    assert curious["high"] - plain["high"] == pytest.approx(3.0 * curious["scale"])
+    assert {**curious, "high": 0.0} == {**plain, "high": 0.0}
+
+
+@pytest.mark.parametrize(("least", "begin"), [(-10.0, 0.0), (-1.0, 100.0)])
+def test_critics_begin_in_the_middle_of_usual_rewards_and_never_below_what_an_end_is_worth(
+    least: float, begin: float
+) -> None:
+    told = value_range(torch.linspace(least, 2.0, 1001), 0.995, entropy=0.1, novelty=2.0)
+    assert told["centre"] == pytest.approx(begin, abs=1e-3)
