@@ -1,9 +1,9 @@
 """Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR): one update a step, with gradients through
 the model.
 
-Two things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
-1912.01603), which pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an agent stay
-with what its model knows. With `noise=inferred` rollouts are led along real steps besides (`dyna.segments`).
+Three things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
+1912.01603). These pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an agent stay
+with what its model knows. And rollouts are led along real steps, lest it find where its model errs (`dyna.segments`).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class DHMBPO(DynaMixin, SAC):
     :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner:
         those of the first minutes tell the most. With 0 only `model_every` counts.
     :param dream_every: Updates between two of the rollouts that critics learn from, and between distribution rollouts.
-    :param distribution_horizon: Steps of a rollout that critics learn from, if training rollouts are no longer, and of
-        a distribution rollout at most; with 0 no distribution rollout is made.
+    :param distribution_horizon: Steps of a rollout that critics learn from, in whose states the actor's begin where
+        they are led, or of a distribution rollout, in whose they begin else; with 0 neither is longer than the actor's.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
@@ -66,8 +66,8 @@ class DHMBPO(DynaMixin, SAC):
         the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
-    :param noise: Of imagined next states: drawn; or, once 2,000 real steps are stored, inferred, as these had it, along
-        which rollouts are led, so that what the model errs is not learned. Critics' rollouts make the actor's starts.
+    :param noise: Of imagined next states: inferred, once 2,000 real steps are stored, as these had it, along which
+        rollouts are led, so that what the model errs is not learned; or always drawn.
     :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
@@ -100,7 +100,7 @@ class DHMBPO(DynaMixin, SAC):
         return_lambda: float = 0.95,
         curiosity: float = 2.0,
         mask: Mask = "soft",
-        noise: Noise = "drawn",
+        noise: Noise = "inferred",
         truncate: str | Mapping[str, Any] | Truncation = "keep_all",
         world_model: EnsembleSettings = EnsembleSettings(max_updates=200, beta=0.5),  # noqa: B008 - frozen
         reward_fn: KnownReward | None = None,
@@ -141,7 +141,9 @@ class DHMBPO(DynaMixin, SAC):
             **sac,
         )
         if noise == "inferred" and not isinstance(self.truncate, KeepAll):
-            raise UserError(f"truncate={truncate!r} ends distribution rollouts, which are made with noise=drawn alone")
+            raise UserError(
+                f"truncate={truncate!r} ends distribution rollouts, and so needs noise=drawn, got {noise!r}"
+            )
 
     def _setup_model(self) -> None:
         super()._setup_model()

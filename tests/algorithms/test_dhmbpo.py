@@ -37,10 +37,10 @@ TINY: dict[str, Any] = {
 }
 
 
-LED = {"noise": "inferred", "buffer_size": 61}  # a full buffer is all that there will be
+LED = {"buffer_size": 61}  # a full buffer is all that there will be
 
 
-@pytest.fixture(scope="module", params=[{"noise": "drawn"}, LED], ids=["drawn", "inferred"])
+@pytest.fixture(scope="module", params=[{}, LED], ids=["drawn", "led"])
 def dreamer(request: pytest.FixtureRequest) -> DHMBPO:
     return DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **request.param).learn(200)
 
@@ -114,7 +114,7 @@ def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
 
 def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
     assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(dreamer.critic.high) >= 0
-    if dreamer.noise == "drawn":  # and all steps are still there
+    if not dreamer.leads:  # and all steps are still there
         assert float(dreamer.critic.high) < 30
         reward = dreamer.replay_buffer.all_transitions().reward[:161]  # at the last fit
         known = value_range(reward, dreamer.gamma, entropy=0.1, novelty=dreamer.curiosity)
@@ -269,7 +269,7 @@ def test_the_hand_written_gradient_changes_nothing_that_is_drawn(led: bool, monk
 
 @pytest.mark.parametrize("truncate", ["keep_all", {"name": "keep_all"}, KeepAll()])
 def test_to_keep_all_truncates_nothing(truncate: Any) -> None:
-    assert DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise="inferred", truncate=truncate).noise == "inferred"
+    assert DHMBPO(env=gym.make("Pendulum-v1"), **TINY, truncate=truncate).noise == "inferred"
 
 
 def test_without_a_horizon_updates_begin_from_real_states() -> None:
@@ -328,7 +328,7 @@ def test_a_replay_that_never_holds_enough_to_begin_with_is_refused(
 
 def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
     rule = {"name": "macura", "xi": 1e-9}
-    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, truncate=rule).learn(70)
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, truncate=rule, noise="drawn").learn(70)
     assert agent.imagined.size == 0 and agent.updates["actor"] == 70
 
 
@@ -339,8 +339,8 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"mask": "firm"}, "mask must be soft, hard or differentiable, got 'firm'"),
         ({"noise": "pink"}, "noise must be drawn or inferred, got 'pink'"),
         (
-            {"noise": "inferred", "truncate": "infoprop"},
-            "truncate='infoprop' ends distribution rollouts, .* with noise=drawn alone",
+            {"truncate": "infoprop"},
+            "truncate='infoprop' ends distribution rollouts, and so needs noise=drawn, got 'inferred'",
         ),
         ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
         ({"model_growth": -0.1}, "model_growth must be at least 0, got -0.1"),
