@@ -3,7 +3,7 @@ the model.
 
 Three things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
 1912.01603). These pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an agent stay
-with what its model knows. And rollouts are led along real steps, lest it find where its model errs (`dyna.segments`).
+with what its model knows. And rollouts are led along real steps, lest a policy live off model errors (`dyna.segments`).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class DHMBPO(DynaMixin, SAC):
     :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner:
         those of the first minutes tell the most. With 0 only `model_every` counts.
     :param dream_every: Updates between two of the rollouts that critics learn from, and between distribution rollouts.
-    :param distribution_horizon: Steps of a rollout that critics learn from, in whose states the actor's begin where
-        they are led, or of a distribution rollout, in whose they begin else; with 0 neither is longer than the actor's.
+    :param distribution_horizon: Steps of a rollout that critics learn from, if training rollouts are no longer, and of
+        a distribution rollout at most, which is made where noise is drawn; with 0 none is.
     :param training_horizon: Steps of a training rollout, through which gradients flow; with 0 the actor climbs the
         critics alone.
     :param return_lambda: How far the steps of the critics' rollouts count before values do: lambda of their returns.
@@ -66,9 +66,9 @@ class DHMBPO(DynaMixin, SAC):
         the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
-    :param noise: Of imagined next states: inferred, once 2,000 real steps are stored, as these had it, along which
-        rollouts are led, so that what the model errs is not learned; or always drawn.
-    :param truncate: Rule that ends distribution rollouts early: keep_all, infoprop, macura, m2ac, or a mapping.
+    :param noise: Of imagined next states: drawn; or inferred, once 2,000 real steps are stored or the buffer is full:
+        that of real steps, along which critics' rollouts are led, and the actor's on from there; after the last, none.
+    :param truncate: Rule that ends distribution rollouts: keep_all; for drawn noise infoprop, macura, m2ac, a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.
     :param termination_fn: Exact end (obs, action in [-1, 1], next_obs) -> bool [B]; without one it is learned.
@@ -126,8 +126,8 @@ class DHMBPO(DynaMixin, SAC):
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
-        if batch_size < (least := world_model.members):
-            raise UserError(f"batch_size must be at least the {least} members of the world model, got {batch_size}")
+        if batch_size < world_model.members:
+            raise UserError(f"batch_size must be at least {world_model.members}, one for each member, got {batch_size}")
         super().__init__(
             policy,
             with_actions(env, spaces.Box, "MBDQN takes Discrete ones"),
@@ -141,9 +141,7 @@ class DHMBPO(DynaMixin, SAC):
             **sac,
         )
         if noise == "inferred" and not isinstance(self.truncate, KeepAll):
-            raise UserError(
-                f"truncate={truncate!r} ends distribution rollouts, and so needs noise=drawn, got {noise!r}"
-            )
+            raise UserError(f"truncate={type(self.truncate).__name__} ends rollouts that are not led: set noise=drawn")
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -183,7 +181,9 @@ class DHMBPO(DynaMixin, SAC):
         losses = []
         for _ in range(updates):
             if self._n_updates % self.dream_every == 0 or self._valued is None:
-                if self.distribution_horizon and not self.leads:
+                if self.leads:
+                    self.imagined.clear()
+                elif self.distribution_horizon:
                     self.dream(batch_size, self.distribution_horizon, keep_versions=1)
                 self._valued = self._evaluate(batch_size)
             losses.append(self._update(batch_size, self._valued))
@@ -264,14 +264,13 @@ class DHMBPO(DynaMixin, SAC):
 
     @property
     def leads(self) -> bool:
-        """Whether rollouts are led along real steps: once so many were made that the newest are the policy's."""
-        real = self.replay_buffer
-        return self.noise == "inferred" and (real.full or len(real) >= NEWEST)
+        """Whether rollouts are led along real steps: once so many are stored that the newest are the policy's."""
+        room = self.replay_buffer.buffer_size * self.replay_buffer.n_envs
+        return self.noise == "inferred" and self.known_steps >= min(NEWEST, room)
 
     def _segments(self, rows: int, horizon: int) -> Segments:
         """Real steps that rollouts are led along, all of the world as it is."""
-        stored = len(self.replay_buffer)
-        return self.replay_buffer.segments(draw_ages(rows, stored, self.lessons(stored), self.rng), horizon)
+        return self.replay_buffer.segments(draw_ages(rows, self.known_steps, self.rng), horizon)
 
     def _starts(self, rows: int, *, real: bool = False) -> Tensor:
         """The states [B, S] that rollouts begin from where they are not led: of the environment, or imagined ones."""

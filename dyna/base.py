@@ -135,6 +135,13 @@ class DynaMixin(OffPolicyAlgorithm):
         """From which of so many real transitions, oldest first, the heads of the model learn, [B, 3]; None is all."""
         return None
 
+    @property
+    def known_steps(self) -> int:
+        """How many of the newest real steps are of the dynamics as they are, as far as is known."""
+        stored = len(self.replay_buffer)
+        lessons = self.lessons(stored)
+        return stored if lessons is None else int(lessons[:, 0].sum())
+
     def fit_world_model(self) -> None:
         """Refit the ensemble on all real transitions and measure the truncation rule's thresholds on them.
 

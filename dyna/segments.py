@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dyna.world_model import GaussianEnsemble
 
-NEWEST = 2_000  # steps, among which half of all segments begin: the policy of today is near those that made them
+NEWEST = 2_000  # steps, among which half of all segments begin, for today's policy is near them: before, none are led
 MOST_UNLIKELY = 5.0  # standard deviations: more than that is no noise, and would not come again elsewhere
 
 
@@ -102,12 +102,8 @@ def collected(parts: Tensor, turn: int = 0) -> Tensor:
     return (parts.roll(-turn, 0) if turn else parts).flatten(0, 1)
 
 
-def draw_ages(rows: int, stored: int, lessons: Tensor | None, rng: torch.Generator) -> Tensor:
-    """How many steps ago [rows] segments begin: half of them among the newest, the others among all that are stored.
-
-    Where the world has changed, `lessons` [stored, 3] say from which steps on its dynamics are what they are.
-    """
-    known = stored if lessons is None else int(lessons[:, 0].sum())
+def draw_ages(rows: int, known: int, rng: torch.Generator) -> Tensor:
+    """How many steps ago [rows] segments begin: half of them among the newest, the others among all that are known."""
     newest, age = torch.rand(2, rows, generator=rng, device=rng.device, dtype=torch.float64)
     ages: Tensor = (age * torch.where(newest < 0.5, min(known, NEWEST), known)).long()
     return ages

@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
 }
 
 
-LED = {"buffer_size": 61}  # a full buffer is all that there will be
+LED = {"buffer_size": 61}  # full when updates begin, and so rollouts are led from then on
 
 
 @pytest.fixture(scope="module", params=[{}, LED], ids=["drawn", "led"])
@@ -123,6 +123,12 @@ def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) ->
     for name in ("low", "high", "centre", "scale"):
         assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
     torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
+
+
+def test_critics_may_say_what_curiosity_pays() -> None:
+    env = TransformReward(gym.make("Pendulum-v1"), lambda reward: reward + 20.0)
+    high = [float(DHMBPO(env=env, **TINY, curiosity=curiosity).learn(61).critic.high) for curiosity in (0.0, 3.0)]
+    assert high[1] > high[0] + 3.0 / (1 - 0.995), "the usual rewards of Pendulum differ by more than 1"
 
 
 def test_where_every_step_costs_ending_the_task_is_not_what_is_learned_first() -> None:
@@ -211,6 +217,7 @@ def test_updates_begin_on_the_way_of_the_critics_rollouts_and_are_led_along_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **LED).learn(120)
+    assert agent.imagined.size == 0
     led, rollout = [], agent._rollout
 
     def watched(start: torch.Tensor, horizon: int, along: Segments) -> Expansion:
@@ -242,7 +249,7 @@ def test_rollouts_are_led_once_there_are_steps_enough(
     monkeypatch.setattr(agent, "_segments", lambda *of: along.append(agent.num_timesteps) or segments(*of))
     agent.learn(steps)
     assert len(along) == led and min(along, default=90) == 90
-    assert bool(agent.imagined.size) and bool(agent._trail) == bool(led)
+    assert bool(agent._trail) == bool(led) == (agent.imagined.size == 0)
 
 
 def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +259,7 @@ def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.Monke
     monkeypatch.setattr(agent, "lessons", lambda rows: lessons)
     new = {tuple(row) for row in agent.replay_buffer.all_transitions().obs[31:].tolist()}
     assert {tuple(row) for row in agent._segments(200, 2).start.tolist()} == new
+    assert not agent.leads, "30 steps of the new one are not what the buffer can hold"
 
 
 @pytest.mark.parametrize("led", [True, False])
@@ -340,7 +348,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"noise": "pink"}, "noise must be drawn or inferred, got 'pink'"),
         (
             {"truncate": "infoprop"},
-            "truncate='infoprop' ends distribution rollouts, and so needs noise=drawn, got 'inferred'",
+            "truncate=Infoprop ends rollouts that are not led: set noise=drawn",
         ),
         ({"return_lambda": 1.5}, r"return_lambda must be in \[0, 1\], got 1.5"),
         ({"model_growth": -0.1}, "model_growth must be at least 0, got -0.1"),
@@ -362,7 +370,7 @@ def test_where_a_rule_keeps_nothing_updates_begin_from_real_states() -> None:
         ({"policy_kwargs": {"net_arch": []}}, r"net_arch must have a hidden layer of the actor, got \[\]"),
         ({"truncate": "reject_all"}, "DHMBPO learns nothing without its world model, got .* truncate=RejectAll: "),
         ({"world_model": {"width": 16}}, "world_model must be EnsembleSettings, got {'width': 16}"),
-        ({"batch_size": 2}, "batch_size must be at least the 3 members of the world model, got 2"),
+        ({"batch_size": 2}, "batch_size must be at least 3, one for each member, got 2"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], sentence: str) -> None:

@@ -26,14 +26,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyna import actor_critic
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.algorithms.mbpo import MBPO
+from dyna.segments import NEWEST
 from tests.benchmarks.timing import PRODUCT_FLOP, interleaved, machine, products
 
 ENV, RANDOM_STEPS, UPDATES = "Hopper-v5", 1_000, 50
-PARTS = ACTING, ENVIRONMENT, FIT, DISTRIBUTION, TRAINING, EVALUATION, ACTOR, CRITIC, REST = (
+PARTS = ACTING, ENVIRONMENT, FIT, TRAINING, EVALUATION, ACTOR, CRITIC, REST = (
     "acting",
     "the environment",
     "fit of the world model",
-    "distribution rollout",
     "training rollout, forward",
     "rollouts that critics learn from, and their values",
     "actor, backward and step",
@@ -91,9 +91,9 @@ def now(device: torch.device) -> float:
 
 
 def training_step(steps: int, device: str) -> None:
-    """A table of where the time of `steps` environment steps goes, after the first fit and its updates."""
+    """A table of where the time of `steps` environment steps goes, once rollouts are led."""
     agent = DHMBPO(env=gym.make(ENV), model_growth=0.0, device=device, seed=0)
-    agent.learn(agent.learning_starts + 100)
+    agent.learn(NEWEST)
     steps += -steps % agent.model_every  # so that both runs fit equally often
     seconds = spent(agent, steps, lambda: now(agent.device))
     with FlopCounterMode(display=False) as counter:  # a run of its own: counting is slow
@@ -136,7 +136,6 @@ def spent(agent: DHMBPO, steps: int, clock: Callable[[], float]) -> dict[str, fl
             (agent, "_sample_action", lambda *_: ACTING),
             (agent.get_env(), "step", lambda *_: ENVIRONMENT),
             (agent, "fit_world_model", lambda *_: FIT),
-            (agent, "dream", lambda *_: DISTRIBUTION),
             (agent, "_rollout", lambda *_: TRAINING),
             (agent, "_evaluate", lambda *_: EVALUATION),
             (actor_critic, "step", of_optimiser),

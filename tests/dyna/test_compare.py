@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import signal
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,29 +147,39 @@ def test_the_board_shows_every_run_and_counts_those_that_do_not_fit(cells: list[
     assert "40 not shown" in console.export_text()
 
 
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Where the command is called: an empty folder but for an environment and a published curve."""
+    (folder / "arm_of_test_compare.py").write_text(ARM)
+    (folder / "paper.csv").write_text("algo,env,step,return\nPAPER,arm_of_test_compare:Arm,200,-4\n")
+    patch.chdir(folder)
+    patch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    """Where the command of the tests below is called: an empty folder but for an environment and a published curve."""
-    path = Path(tempfile.mkdtemp())
-    (path / "arm_of_test_compare.py").write_text(ARM)
-    (path / "paper.csv").write_text("algo,env,step,return\nPAPER,arm_of_test_compare:Arm,200,-4\n")
-    yield path
-    shutil.rmtree(path)
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison of which all but one run came to its end."""
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        assert cli.main(COMMAND.split()) == 1
+    return folder
 
 
 @pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return folder
+def here(compared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(compared)
+    return compared
 
 
 def statuses(folder: Path) -> dict[int, str]:
     return {run.config.seed: run.summary()["status"] for run in runs.find_all(folder / "runs")}
 
 
-def test_an_interrupted_comparison_goes_on_and_isolates_what_fails(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = []
+def test_an_interrupted_comparison_goes_on_isolates_what_fails_and_runs_it_again_when_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(tmp_path, monkeypatch)
+    here, looked = tmp_path, []
 
     def stop(self: object, jobs: Sequence[Job]) -> None:
         """Interrupt as soon as there is something to go on with."""
@@ -194,8 +202,6 @@ def test_an_interrupted_comparison_goes_on_and_isolates_what_fails(here: Path, m
     assert "the arm fell off" in data["runs"][1]["error"]
     assert data["contests"][0]["pairs"] == [] and len(data["contests"][0]["algorithms"][0]["curves"]) == 2
 
-
-def test_called_again_it_runs_only_what_failed(here: Path) -> None:
     (here / "mended").touch()
     before = {run.path for run in runs.find_all(here / "runs") if run.summary()["status"] == "finished"}
     assert cli.main(COMMAND.split()) == 0

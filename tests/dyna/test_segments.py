@@ -132,17 +132,11 @@ def test_members_take_turns(members: int) -> None:
 
 
 def test_half_of_the_segments_begin_among_the_newest_steps() -> None:
-    ages = draw_ages(4_000, 10 * NEWEST, None, torch.Generator().manual_seed(0))
+    ages = draw_ages(4_000, 10 * NEWEST, torch.Generator().manual_seed(0))
     assert int(ages.min()) >= 0 and int(ages.max()) < 10 * NEWEST
     assert float((ages < NEWEST).float().mean()) == pytest.approx(0.55, abs=0.03)
-    few = draw_ages(400, 7, None, torch.Generator().manual_seed(0))
+    few = draw_ages(400, 7, torch.Generator().manual_seed(0))
     assert set(few.tolist()) == set(range(7))
-
-
-def test_no_segment_begins_in_a_world_that_is_no_more() -> None:
-    lessons = torch.ones(100, 3)
-    lessons[:93, 0] = 0
-    assert set(draw_ages(400, 100, lessons, torch.Generator().manual_seed(0)).tolist()) == set(range(7))
 
 
 def filled(
