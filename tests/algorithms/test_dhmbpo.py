@@ -1,7 +1,7 @@
 """Laws of DHMBPO; that it learns is shown in tests/benchmarks."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +18,7 @@ from dyna.bounded import value_range
 from dyna.errors import UserError
 from dyna.segments import Segments
 from dyna.truncation import KeepAll
-from dyna.value_expansion import Expansion, Valued
+from dyna.value_expansion import Expansion, Noise, Valued
 from dyna.world_model import EnsembleSettings
 from tests import readme
 from tests.probes import ActionRewardEnv
@@ -250,6 +250,13 @@ def test_rollouts_are_led_once_there_are_steps_enough(
     agent.learn(steps)
     assert len(along) == led and min(along, default=90) == 90
     assert bool(agent._trail) == bool(led) == (agent.imagined.size == 0)
+
+
+def test_until_then_all_is_as_with_drawn_noise() -> None:
+    inferred, drawn = (DHMBPO(env=gym.make("Pendulum-v1"), **TINY, noise=noise).learn(120) for noise in get_args(Noise))
+    assert inferred.noise != drawn.noise
+    for one, other in zip(inferred.policy.parameters(), drawn.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_no_rollout_is_led_along_steps_of_an_old_world(monkeypatch: pytest.MonkeyPatch) -> None:
