@@ -27,7 +27,7 @@ from dyna.plan_seeds import noisy_plans
 from dyna.planners import mppi
 from dyna.plans import Plan
 from dyna.segments import Segments
-from dyna.value_expansion import Valued
+from dyna.value_expansion import Noise, Valued
 
 START_STD = 0.5  # of a plan's first iteration
 GREEDIEST = 1e6  # temperature: times a return it must be a number
@@ -60,6 +60,8 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     :param realised_share: Share, below 1, of the critics' lessons that are what really came of windows, the more
         surprising the likelier; the others are imagined.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
+    :param noise: Of imagined next states: drawn; or inferred, as by default in DHMBPO, from real steps, which are not
+        the policy's where plans act.
     """
 
     plays_by = (*CorrectionMixin.plays_by, "temperature")
@@ -74,6 +76,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         recentre: bool = False,
         realised_share: float = 0.0,
         distil: bool = False,
+        noise: Noise = "drawn",
         **more: Any,
     ) -> None:
         if not 0.0 < temperature <= GREEDIEST:
@@ -83,7 +86,7 @@ class PlanFirst(CorrectionMixin, DHMBPO):
         self.temperature, self.recentre, self.distil = temperature, recentre, distil
         self.realised_share = realised_share
         env = with_actions(env, spaces.Box, "DiscretePlanFirst takes a Discrete")
-        super().__init__(policy, env, **more)
+        super().__init__(policy, env, noise=noise, **more)
 
     # actor
 
