@@ -61,7 +61,8 @@ CASES: dict[str, dict[str, Any]] = {
             **EXPANSION,
             **MPPI,
             **GATED,
-            **{"noise": "inferred", "buffer_size": 150},  # rollouts are led once it is full
+            "noise": "inferred",
+            "buffer_size": 150,  # rollouts are led once it is full
             "distil": True,
             "realised_share": 0.3,
         },

@@ -112,17 +112,19 @@ def test_where_rollouts_are_short_more_of_them_are_valued() -> None:
     assert len(agent._evaluate(30).value) == 8 * 30
 
 
-def test_the_critics_know_the_range_and_the_policy_the_units(dreamer: DHMBPO) -> None:
-    assert float(dreamer.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(dreamer.critic.high) >= 0
-    if not dreamer.leads:  # and all steps are still there
-        assert float(dreamer.critic.high) < 30
-        reward = dreamer.replay_buffer.all_transitions().reward[:161]  # at the last fit
-        known = value_range(reward, dreamer.gamma, entropy=0.1, novelty=dreamer.curiosity)
-        for name in ("low", "high"):  # the weight of the entropy has moved since
-            assert float(getattr(dreamer.critic, name)) == pytest.approx(known[name], abs=20)
+@pytest.mark.parametrize("settings", [{}, LED], ids=["drawn", "led"])
+def test_the_critics_know_the_range_and_the_policy_the_units(settings: dict[str, Any]) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **TINY, **settings).learn(161)  # ends with a fit to all that is stored
+    assert float(agent.critic.low) < -16.2 / (1 - 0.995) * 0.3 and float(agent.critic.high) >= 0
+    if not agent.leads:
+        assert float(agent.critic.high) < 30
+    reward = agent.replay_buffer.all_transitions().reward
+    known = value_range(reward, agent.gamma, entropy=0.1, novelty=agent.curiosity)
+    for name in ("low", "high"):  # the weight of the entropy has moved since
+        assert float(getattr(agent.critic, name)) == pytest.approx(known[name], abs=20)
     for name in ("low", "high", "centre", "scale"):
-        assert torch.equal(getattr(dreamer.critic, name), getattr(dreamer.critic_target, name)), name
-    torch.testing.assert_close(dreamer.actor.features_extractor.mean, dreamer.world_model.x_mean[:3])
+        assert torch.equal(getattr(agent.critic, name), getattr(agent.critic_target, name)), name
+    torch.testing.assert_close(agent.actor.features_extractor.mean, agent.world_model.x_mean[:3])
 
 
 def test_critics_may_say_what_curiosity_pays() -> None:
