@@ -32,7 +32,7 @@ from dyna.plans import Score
 
 ALONE = 20  # steps of a plan at least that no critic helps
 LOOK_EVERY = 100  # steps whose updates, as an always-on learner makes them, are worth a look at what they changed
-LOOKED_FROM = 64  # states
+LOOKED_FROM = 256  # states
 
 log = logging.getLogger("dyna")
 

@@ -21,9 +21,9 @@ from dyna.types import Act
 STEPS = 100
 """Of an imagined episode."""
 SURE = 2.0
-"""Standard errors from zero at which a gain or a loss is believed."""
-MATTERS = 0.02
-"""Share of the spread of returns between start states from which a gain or a loss is no trifle."""
+"""Standard errors by which a gain or a loss may be larger than it looks."""
+OF_SPREAD, OF_SIZE = 0.05, 0.02
+"""Shares of the spread of returns between start states, and of their size, up to which a gain or a loss is a trifle."""
 
 
 class Gain(NamedTuple):
@@ -32,14 +32,18 @@ class Gain(NamedTuple):
     mean: float
     error: float  # standard error of the mean
     spread: float  # interquartile range of the new policy's returns
+    size: float  # their median, without its sign
 
     @property
     def matters(self) -> bool:
-        """Whether it is no chance and no trifle; a return that is not a number is none.
+        """Whether it may be more than a trifle, for all that is known; what is not a number is none.
 
-        A loss matters as a gain does: where updates still move what a policy earns, learning is not over.
+        That a change cannot be told from chance does not show that it is small: a gate that closes for it closes where
+        returns differ most, which is where policies are bad. So smallness must be shown (a test of equivalence:
+        Schuirmann 1987). A loss matters as a gain does: where updates still move what a policy earns, learning is not
+        over.
         """
-        return abs(self.mean) > max(SURE * self.error, MATTERS * self.spread)
+        return abs(self.mean) + SURE * self.error > max(OF_SPREAD * self.spread, OF_SIZE * self.size)
 
 
 class Improvement:
@@ -59,8 +63,8 @@ class Improvement:
         new, old = imagined_returns(model, obs, policies, steps=STEPS, gamma=gamma)
         self.before.load_state_dict(self.network.state_dict())
         gain = new - old
-        low, high = new.quantile(0.25), new.quantile(0.75)
-        return Gain(float(gain.mean()), float(gain.std() / len(gain) ** 0.5), float(high - low))
+        low, middle, high = new.quantile(torch.tensor([0.25, 0.5, 0.75]).to(new)).tolist()
+        return Gain(float(gain.mean()), float(gain.std() / len(gain) ** 0.5), high - low, abs(middle))
 
     def state_dict(self) -> dict[str, Any]:
         """The network as it was at the last look."""

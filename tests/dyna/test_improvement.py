@@ -1,4 +1,4 @@
-"""A look at what learning gained is exact to the model, begins anew each time, and believes no chance and no trifle."""
+"""A look at what learning gained is exact to the model and begins anew each time; what is not shown to be small counts."""
 
 from __future__ import annotations
 
@@ -81,10 +81,13 @@ def test_it_goes_on_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "error", "spread", "matters"),
-    [(1.0, 0.1, 10.0, True), (1.0, 0.6, 10.0, False), (1.0, 0.1, 60.0, False)]
-    + [(-5.0, 0.1, 0.0, True), (-0.1, 0.1, 0.0, False), (-1.0, 0.1, 60.0, False)]
-    + [(math.nan, 0.1, 1.0, False), (1.0, math.nan, 1.0, False), (math.inf, math.nan, math.nan, False)],
+    ("mean", "error", "spread", "size", "matters"),
+    [(1.0, 0.1, 10.0, 0.0, True), (1.0, 0.6, 10.0, 0.0, True), (0.1, 0.3, 10.0, 0.0, True)]  # the third may be chance
+    + [(1.0, 0.1, 60.0, 0.0, False), (-1.0, 0.1, 60.0, 0.0, False), (-4.0, 0.1, 60.0, 0.0, True)]
+    + [(-0.1, 0.04, 0.0, 10.0, False), (-0.1, 0.1, 0.0, 10.0, True), (0.0, 0.0, 0.0, 0.0, False)]
+    + [(math.nan, 0.1, 1.0, 1.0, False), (1.0, math.nan, 1.0, 1.0, False), (math.inf, math.nan, math.nan, 1.0, False)],
 )
-def test_neither_chance_nor_trifles_matter(mean: float, error: float, spread: float, matters: bool) -> None:
-    assert Gain(mean, error, spread).matters == matters
+def test_what_is_not_shown_to_be_a_trifle_matters(
+    mean: float, error: float, spread: float, size: float, matters: bool
+) -> None:
+    assert Gain(mean, error, spread, size).matters == matters

@@ -194,10 +194,26 @@ def test_targets_are_changes_unless_states_are_clearly_nearer(
     assert bool(model.delta) == delta == bool(metrics["target_delta"])
 
 
+def test_slow_states_are_learned_by_their_changes() -> None:
+    rng = generator()
+    action, states = 2 * torch.rand(400, 1, generator=rng) - 1, [torch.zeros(2)]
+    for push in action:
+        x, v = states[-1]
+        states.append(torch.stack([x + 0.05 * v, v + 0.05 * (push[0] - x)]))
+    walk = torch.stack(states)
+    data = Transitions(walk[:-1], action, action[:, 0], walk[1:], torch.zeros(400))
+    model, _ = fitted(data, dataclasses.replace(SMALL, target="auto", max_updates=2))
+    assert bool(model.delta)
+
+
 def test_an_open_loop_error_grows_with_a_wrong_model_and_vanishes_with_the_true_one() -> None:
     data = linear_system(noise=0.0)
     model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1_500))
     good = fitting.open_loop_error(model, data, 5)
+    jumps = torch.arange(50, 1_450, 100)
+    thrown = data._replace(obs=data.obs.clone(), next_obs=data.next_obs.clone())
+    thrown.next_obs[jumps] = thrown.obs[jumps + 1] = 3.0  # of 14 places nobody could foretell what comes
+    assert fitting.open_loop_error(model, thrown, 5) < 0.02
     model.y_mean += 0.1
     assert good < 0.01 < fitting.open_loop_error(model, data, 5)
 
