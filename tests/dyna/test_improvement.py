@@ -1,4 +1,4 @@
-"""A look at what learning gained is exact to the model and begins anew each time; what is not shown to be small counts."""
+"""A look at what learning gained is exact to the model and begins anew; what is not shown to be small counts."""
 
 from __future__ import annotations
 
