@@ -77,18 +77,22 @@ class Improvement:
 
 @torch.no_grad()
 def imagined_returns(model: PlanModel, obs: Tensor, policies: Sequence[Act], *, steps: int, gamma: float) -> Tensor:
-    """Returns [P, B] of P policies from start states [B, S]; mean of members, each of which follows its own mean."""
-    members, many = model.members, len(policies)
-    state = obs.repeat(many, 1).expand(members, -1, -1)  # [K, P B, S]
+    """Returns [P, B] of P policies from start states [B, S].
+
+    The states are dealt to the members, each of which follows its own mean: one state's returns are one member's.
+    """
+    members, many, rows = model.members, len(policies), len(obs)
+    dealt = obs[torch.arange(rows + -rows % members, device=obs.device) % rows].view(members, 1, -1, obs.shape[1])
+    state = dealt.expand(-1, many, -1, -1)  # [K, P, B/K, S]
     rewards, ends = [], []
     for _ in range(steps):
-        own = state.view(members, many, *obs.shape).unbind(1)
-        acts = [act(part.flatten(0, 1)).view(members, len(obs), -1) for act, part in zip(policies, own, strict=True)]
-        action = torch.cat(acts, dim=1)
-        arrived = model.next_mean(state, action)
-        reward, end = model.outcome(state, action, arrived)
+        acts = [act(part.flatten(0, 1)) for act, part in zip(policies, state.unbind(1), strict=True)]
+        action = torch.stack([each.view(members, -1, each.shape[1]) for each in acts], dim=1)
+        step = state.flatten(1, 2), action.flatten(1, 2)
+        arrived = model.next_mean(*step)
+        reward, end = model.outcome(*step, arrived)
         rewards.append(reward)
         ends.append(end)
-        state = arrived
-    returns = discounted_return(torch.stack(rewards), torch.stack(ends), 0.0, gamma).mean(0)
-    return returns.view(many, -1)
+        state = arrived.view_as(state)
+    returns = discounted_return(torch.stack(rewards), torch.stack(ends), 0.0, gamma)  # [K, P B/K]
+    return returns.view(members, many, -1).transpose(0, 1).flatten(1)[:, :rows]

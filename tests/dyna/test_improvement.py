@@ -62,6 +62,14 @@ def test_imagined_returns_are_those_of_the_world() -> None:
     torch.testing.assert_close(once[:, 0], torch.tensor([0.5, -0.25, 1.0]))
 
 
+@pytest.mark.parametrize("states", [1, 2, 7])  # two members have them in turns
+def test_each_state_has_its_own_return(states: int) -> None:
+    obs = torch.randn(states, 2, generator=torch.Generator().manual_seed(1))
+    policies = [lambda state, column=column: state[:, column, None] for column in (0, 1)]
+    returns = imagined_returns(model(late), obs, policies, steps=STEPS, gamma=GAMMA)
+    torch.testing.assert_close(returns, obs.T)
+
+
 def test_a_look_measures_from_the_last_one() -> None:
     network, obs = Same(0.1), torch.zeros(5, 2)
     improvement = Improvement(network, act)
