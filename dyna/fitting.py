@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of each candidate
 CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
+SLOWEST = 1e-3  # of the spread of a number: as much as a step changes it at least, or rounding would count
 GROWTH = 4  # the choice is made again when the data has grown so many times
 
 log = logging.getLogger("dyna")
@@ -107,7 +108,7 @@ def open_loop_error(model: GaussianEnsemble, data: Transitions, steps: int, n_en
     rows = windows(data, steps, n_envs)
     if len(rows) == 0:
         rows = torch.arange(len(data.obs), device=data.obs.device)[:, None]
-    obs, (_, scale) = data.obs[rows[:, 0]], moments(data.next_obs - data.obs)
+    obs, scale = data.obs[rows[:, 0]], torch.maximum(model.change_std[:-1], SLOWEST * model.x_std[: model.obs_size])
     errors = []
     with torch.no_grad():
         for now in rows.T:

@@ -23,7 +23,7 @@ class Gate:
     reason: str = field(default="nothing is known yet", kw_only=True)
     """Why it is as wide as it is."""
     alarmed: set[str] = field(default_factory=set, kw_only=True)
-    """The parts whose alarms opened it, until a look finds that learning moves nothing."""
+    """The parts whose alarms opened it, until a look shows that learning moves little."""
     belief: dict[str, float] = field(default_factory=dict, kw_only=True)
     """Parts whose alarms are not wholly believed, and how far they open it."""
 
@@ -35,12 +35,12 @@ class Gate:
         self.alarmed.add(part)
 
     def look(self, step: int, *, moves: bool) -> None:
-        """At a step it was seen whether the last updates moved what is earned: open it, or close it further."""
+        """At a step it was seen whether the last updates may move what is earned: open it, or close it further."""
         if moves:
-            self.share, self.reason = 1.0, "learning moves what is earned"
+            self.share, self.reason = 1.0, "learning may move what is earned"
             self.belief = {part: belief for part, belief in self.belief.items() if part not in self.alarmed}
         elif step >= self.opening:
-            self.share, self.reason = self.share * NARROWER, "learning moves nothing"
+            self.share, self.reason = self.share * NARROWER, "learning moves little"
             self.belief |= {part: NARROWER * self.belief.get(part, 1.0) for part in self.alarmed}
             self.alarmed = set()
 

@@ -23,7 +23,7 @@ STEPS = 100
 SURE = 2.0
 """Standard errors by which a gain or a loss may be larger than it looks."""
 OF_SPREAD, OF_SIZE = 0.05, 0.02
-"""Shares of the spread of returns between start states, and of their size, up to which a gain or a loss is a trifle."""
+"""Shares of the spread of returns, over states and members, and of their size, up to which a change is a trifle."""
 
 
 class Gain(NamedTuple):
@@ -36,14 +36,14 @@ class Gain(NamedTuple):
 
     @property
     def matters(self) -> bool:
-        """Whether it may be more than a trifle, for all that is known; what is not a number is none.
+        """Whether it may be more than a trifle, for all that is known: what is not a number may be.
 
         That a change cannot be told from chance does not show that it is small: a gate that closes for it closes where
         returns differ most, which is where policies are bad. So smallness must be shown (a test of equivalence:
         Schuirmann 1987). A loss matters as a gain does: where updates still move what a policy earns, learning is not
         over.
         """
-        return abs(self.mean) + SURE * self.error > max(OF_SPREAD * self.spread, OF_SIZE * self.size)
+        return not abs(self.mean) + SURE * self.error <= max(OF_SPREAD * self.spread, OF_SIZE * self.size)
 
 
 class Improvement:
@@ -82,8 +82,8 @@ def imagined_returns(model: PlanModel, obs: Tensor, policies: Sequence[Act], *, 
     The states are dealt to the members, each of which follows its own mean: one state's returns are one member's.
     """
     members, many, rows = model.members, len(policies), len(obs)
-    dealt = obs[torch.arange(rows + -rows % members, device=obs.device) % rows].view(members, 1, -1, obs.shape[1])
-    state = dealt.expand(-1, many, -1, -1)  # [K, P, B/K, S]
+    turns = torch.arange(rows + -rows % members, device=obs.device) % rows  # some twice, so that all have as many
+    state = obs[turns].view(members, 1, -1, obs.shape[1]).expand(-1, many, -1, -1)  # [K, P, B/K, S]
     rewards, ends = [], []
     for _ in range(steps):
         acts = [act(part.flatten(0, 1)) for act, part in zip(policies, state.unbind(1), strict=True)]

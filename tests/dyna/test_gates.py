@@ -1,4 +1,4 @@
-"""A gate opens on an alarm and while learning moves what is earned, and closes step by step where it does not."""
+"""A gate opens on an alarm and while learning may move what is earned, and closes step by step where it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_each_look_in_vain_closes_it_further_and_a_change_opens_it() -> None:
     gate = Gate()
     for n in range(1, 5):
         gate.look(0, moves=False)
-        assert gate.share == NARROWER**n and gate.reason == "learning moves nothing"
+        assert gate.share == NARROWER**n and gate.reason == "learning moves little"
     gate.look(0, moves=True)
     assert gate.share == 1.0 and not gate.alarmed
 

@@ -93,7 +93,11 @@ def test_it_goes_on_as_it_was() -> None:
     [(1.0, 0.1, 10.0, 0.0, True), (1.0, 0.6, 10.0, 0.0, True), (0.1, 0.3, 10.0, 0.0, True)]  # the third may be chance
     + [(1.0, 0.1, 60.0, 0.0, False), (-1.0, 0.1, 60.0, 0.0, False), (-4.0, 0.1, 60.0, 0.0, True)]
     + [(-0.1, 0.04, 0.0, 10.0, False), (-0.1, 0.1, 0.0, 10.0, True), (0.0, 0.0, 0.0, 0.0, False)]
-    + [(math.nan, 0.1, 1.0, 1.0, False), (1.0, math.nan, 1.0, 1.0, False), (math.inf, math.nan, math.nan, 1.0, False)],
+    + [
+        (math.nan, 0.1, 1.0, 1.0, True),
+        (0.0, math.nan, 1.0, 1.0, True),
+        (math.inf, math.nan, math.nan, math.nan, True),
+    ],
 )
 def test_what_is_not_shown_to_be_a_trifle_matters(
     mean: float, error: float, spread: float, size: float, matters: bool

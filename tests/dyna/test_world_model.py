@@ -210,12 +210,16 @@ def test_an_open_loop_error_grows_with_a_wrong_model_and_vanishes_with_the_true_
     data = linear_system(noise=0.0)
     model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1_500))
     good = fitting.open_loop_error(model, data, 5)
-    jumps = torch.arange(50, 1_450, 100)
-    thrown = data._replace(obs=data.obs.clone(), next_obs=data.next_obs.clone())
-    thrown.next_obs[jumps] = thrown.obs[jumps + 1] = 3.0  # of 14 places nobody could foretell what comes
-    assert fitting.open_loop_error(model, thrown, 5) < 0.02
     model.y_mean += 0.1
     assert good < 0.01 < fitting.open_loop_error(model, data, 5)
+
+
+def test_a_few_jumps_that_nobody_foretells_do_not_count() -> None:
+    data = linear_system(noise=0.0)
+    model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1_500))
+    jumps = torch.arange(50, 1_450, 100)  # each is in six of the windows
+    data.next_obs[jumps] = data.obs[jumps + 1] = 3.0
+    assert fitting.open_loop_error(model, data, 5) < 0.02
 
 
 def test_no_row_is_held_out_after_it_was_trained_on() -> None:
