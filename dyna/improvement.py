@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dyna.plan_model import PlanModel
 from dyna.returns import discounted_return
+from dyna.segments import dealt
 from dyna.types import Act
 
 STEPS = 100
@@ -83,7 +84,7 @@ def imagined_returns(model: PlanModel, obs: Tensor, policies: Sequence[Act], *, 
     """
     members, many, rows = model.members, len(policies), len(obs)
     turns = torch.arange(rows + -rows % members, device=obs.device) % rows  # some twice, so that all have as many
-    state = obs[turns].view(members, 1, -1, obs.shape[1]).expand(-1, many, -1, -1)  # [K, P, B/K, S]
+    state = dealt(obs[turns], members).unsqueeze(1).expand(-1, many, -1, -1)  # [K, P, B/K, S]
     rewards, ends = [], []
     for _ in range(steps):
         acts = [act(part.flatten(0, 1)) for act, part in zip(policies, state.unbind(1), strict=True)]
