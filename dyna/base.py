@@ -49,6 +49,8 @@ class DynaMixin(OffPolicyAlgorithm):
     `learn`, `collect_rollouts`, `predict`, callbacks and `VecEnv` stay SB3's. The subclass writes `train` and
     `imagination_policy`, calls `settle` before SB3's constructor, then `refit` and `dream` as its paper does. Where
     other classes are to say when its updates are made, these alone are in `teach`.
+
+    :param replay_buffer_class: A PackedReplayBuffer, or a class of yours that is one.
     """
 
     lives_by_model: ClassVar[bool] = False

@@ -193,6 +193,8 @@ class Fields(Kind):
     factory: Callable[..., Any] = dict
     noun: str = "key"
     see: str = "the help"
+    unnamed: frozenset[str] = frozenset()
+    """Keys that a mistyped one is not told of."""
 
     @property
     def expected(self) -> str:
@@ -203,9 +205,10 @@ class Fields(Kind):
 
     def plain(self, value: Any, name: str) -> Any:
         inside = f"{name}." if name else ""
+        told = [f"{inside}{known}" for known in self.kinds if known not in self.unnamed]
         for key in value:
             if key not in self.kinds:
-                raise unknown(self.noun, f"{inside}{key}", (f"{inside}{known}" for known in self.kinds), see=self.see)
+                raise unknown(self.noun, f"{inside}{key}", told, see=self.see)
         return {key: self.kinds[key].check(item, f"{inside}{key}") for key, item in value.items()}
 
     def make(self, value: Any) -> Any:

@@ -140,6 +140,7 @@ def test_values_are_typed_by_the_constructor(item: str, value: Any) -> None:
     [
         ("batchsize=64", "unknown hyperparameter 'batchsize': the nearest is 'batch_size'"),
         ("policy_kwargs.net_ach=[64]", "'policy_kwargs.net_ach': the nearest is 'policy_kwargs.net_arch'"),
+        ("policy_kwargs.use_sde=true", "unknown hyperparameter 'policy_kwargs.use_sde'"),
         ("seed=3", "unknown hyperparameter 'seed'"),
         ("verbose=1", "unknown hyperparameter 'verbose'"),
         ("batch_size=big", "batch_size must be an integer, got 'big'"),
@@ -162,6 +163,18 @@ def test_a_mistake_is_one_sentence_with_the_value(item: str, sentence: str) -> N
     with pytest.raises(UserError, match=sentence) as error:
         hyperparameters.parse(SAC, [item])
     assert "\n" not in str(error.value)
+
+
+def test_a_mistake_is_not_told_of_what_cannot_be_set() -> None:
+    with pytest.raises(UserError, match="unknown hyperparameter 'n_step': the nearest is") as error:
+        hyperparameters.parse(registry.find("mbpo"), ["n_step=3"])
+    assert "'n_steps'" not in str(error.value)
+
+
+def test_of_a_replay_that_must_be_packed_no_other_is_offered() -> None:
+    helps = {knob.name: knob.help for knob in hyperparameters.knobs(registry.find("dhmbpo"))}
+    assert "PackedReplayBuffer" in helps["replay_buffer_class"]
+    assert "Her" not in helps["replay_buffer_class"]
 
 
 def test_a_linear_schedule_falls_to_zero() -> None:
