@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from dyna.world_model import GaussianEnsemble
 
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
-PROBE_UPDATES = 300  # training steps of each candidate
-CLEARLY_BETTER = 1.25  # the error of delta over that of next_obs from which the second is taken
+PROBE_UPDATES = 300  # training steps of a small ensemble that says what a kind is worth
+CLEARLY_BETTER = 1.25  # the error of a kind of target over that of the other from which the other is taken
 SLOWEST = 1e-3  # of the spread of a number: as much as a step changes it at least, or rounding would count
-GROWTH = 4  # the choice is made again when the data has grown so many times
+GROWTH = 4  # the kind is judged again when the data has grown so many times
 
 log = logging.getLogger("dyna")
 
@@ -172,31 +172,40 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_envs: int) -> None:
-    """Delta or next state, whichever small ensemble is nearer after `OPEN_LOOP` steps of the newest fifth."""
+    """Change the kind of target where a small ensemble with the other is clearly nearer in the newest fifth.
+
+    Before the first fit another small one stands for today's kind, delta, and afterwards the model itself, which knows
+    these rows: a change of kind costs all that it has learned of the state.
+    """
     cut = int(0.8 * len(data.obs))
     past, newest = data.at(slice(cut)), data.at(slice(cut, None))
-    errors = {}
-    for kind in ("delta", "next_obs"):
-        small = dataclasses.replace(
-            model.settings,
-            target=kind,
-            members=2,
-            elites=2,
-            depth=2,
-            width=min(128, model.settings.width),
-            outcome_states="real",  # only the state is asked about
-        )
-        probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
-        set_units(probe, past, data.reward)
-        rows = normalised(probe, past, rng)
-        set_oversampling(probe, rows)
-        update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)
-        errors[kind] = open_loop_error(probe, newest, OPEN_LOOP, n_envs)
-    delta = errors["delta"] <= CLEARLY_BETTER * errors["next_obs"]
-    if delta != bool(model.delta):
+    kind, other = ("delta", "next_obs") if model.delta else ("next_obs", "delta")
+    today = model if model.fits else _probe(model, kind, past, rng)
+    rivals = today, _probe(model, other, past, rng)
+    error, least = (open_loop_error(each, newest, OPEN_LOOP, n_envs) for each in rivals)
+    if error > CLEARLY_BETTER * least:
         model.state_network.reset_parameters()
-        model.delta.fill_(delta)
+        model.delta.fill_(other == "delta")
     model.rows_at_choice.fill_(len(data.obs))
+
+
+def _probe(model: GaussianEnsemble, target: str, data: Transitions, rng: torch.Generator) -> GaussianEnsemble:
+    """A small ensemble like the model, with a target of this kind, after a few training steps."""
+    small = dataclasses.replace(
+        model.settings,
+        target=target,
+        members=2,
+        elites=2,
+        depth=2,
+        width=min(128, model.settings.width),
+        outcome_states="real",  # only the state is asked about
+    )
+    probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
+    set_units(probe, data, data.reward)
+    rows = normalised(probe, data, rng)
+    set_oversampling(probe, rows)
+    update(probe, rows, optimiser(probe), PROBE_UPDATES, rng)
+    return probe
 
 
 def _train(

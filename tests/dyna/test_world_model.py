@@ -194,6 +194,32 @@ def test_targets_are_changes_unless_states_are_clearly_nearer(
     assert bool(model.delta) == delta == bool(metrics["target_delta"])
 
 
+@pytest.mark.parametrize(("better", "changed"), [(0.9, False), (0.5, True)])
+@pytest.mark.parametrize("kind", ["delta", "next_obs"])
+def test_a_model_keeps_its_kind_of_target_unless_another_beats_what_it_has_learned(
+    monkeypatch: pytest.MonkeyPatch, kind: str, better: float, changed: bool
+) -> None:
+    def error(model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int) -> float:
+        own = model.settings.members == SMALL.members
+        return 1.0 if own else better if bool(model.delta) != (kind == "delta") else 9.0
+
+    monkeypatch.setattr(fitting, "PROBE_UPDATES", 2)
+    data, model = linear_system(80), GaussianEnsemble(2, 1, dataclasses.replace(SMALL, target="auto", max_updates=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "open_loop_error", lambda each, *_: float(bool(each.delta) != (kind == "delta")))
+        model.fit(data.at(slice(20)), rng=generator())
+    assert bool(model.delta) == (kind == "delta")
+    known = [weight.clone() for weight in model.state_network.parameters()]
+    monkeypatch.setattr(fitting, "open_loop_error", error)
+    monkeypatch.setattr(fitting, "_train", lambda *_: 0)
+    model.fit(data.at(slice(79)), rng=generator())
+    assert bool(model.delta) == (kind == "delta"), "the data has not grown enough"
+    model.fit(data, rng=generator())
+    assert bool(model.delta) == ((kind == "delta") != changed)
+    kept = all(torch.equal(a, b) for a, b in zip(known, model.state_network.parameters(), strict=True))
+    assert kept != changed
+
+
 def test_slow_states_are_learned_by_their_changes() -> None:
     rng = generator()
     action, states = 2 * torch.rand(400, 1, generator=rng) - 1, [torch.zeros(2)]
