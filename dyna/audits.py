@@ -91,12 +91,14 @@ class Audits:
             return math.nan
         return likely_greater(plans.all()["outcome"], policy.all()["outcome"])
 
-    def in_words(self) -> str:
-        """Which of the two plays, and why."""
-        lead, (policy, plans) = self.lead(), self.known
+    def in_words(self, lead: float) -> str:
+        """Which of the two plays by a lead, and why."""
+        policy, plans = self.known
         if math.isnan(lead):
             return f"plans, until {FEWEST} audits of plans and of the policy are there"
         better = "the policy" if lead < 0.5 else "plans"
+        if min(policy.size, plans.size) < FEWEST:
+            return f"{better}, by audits before it was loaded"
         return f"{better}, by {plans.size} audits of plans and {policy.size} of the policy"
 
     def forget(self) -> None:

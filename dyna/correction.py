@@ -270,7 +270,7 @@ class CorrectionMixin(PlanningMixin):
         if self.learner == "gated":
             words += f", its gate is {100 * totals['gate']:.0f} % open: {self.allowance.gate.reason}"
         if self.acting == "audited":
-            words += f", plays by {self.audits.in_words()}"
+            words += f", plays by {self.audits.in_words(float(self.thresholds.lead))}"
         if self.world_model.version == 0:
             words = f"nothing was planned or learned: the first learning_starts={self.learning_starts} steps are random"
         return {"in_words": words, **totals, **self.configurator.metrics()}

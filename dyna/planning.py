@@ -6,6 +6,7 @@ held against what was promised of them, and alarms are handed to the algorithm.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -196,8 +197,8 @@ class PlanningMixin(RecedingHorizonMixin):
             self.audits.note(closed.envs, verdict.account.critic)
         if self.trusted.any():
             self._distrust()
-        if self.audits.advance(done, windows.under_way()):
-            self.thresholds.lead.fill_(self.audits.lead())
+        if self.audits.advance(done, windows.under_way()) and not math.isnan(lead := self.audits.lead()):
+            self.thresholds.lead.fill_(lead)  # until then what an agent was loaded with
 
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""

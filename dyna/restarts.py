@@ -46,6 +46,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
                 obs, info = self.env.reset(**kwargs)
             except EnvironmentFailed as failure:
                 self._note(failure)
+                kwargs.pop("seed", None)  # the same draws might fail again
             else:
                 self._obs = obs
                 return obs, info

@@ -125,7 +125,7 @@ class Run:
                     "start a new run"
                 )
         summary = self.summary()
-        if config.steps < summary["steps"] and summary["status"] != "finished":
+        if config.steps < min(summary["steps"], self.config.steps) and summary["status"] != "finished":
             raise UserError(
                 f"the run {str(self.path)!r} has made {summary['steps']} steps, got -n {config.steps}: ask for more"
             )

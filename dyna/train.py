@@ -114,8 +114,11 @@ def _learn(model: BaseAlgorithm, seam: Seam, steps: int, start: int) -> bool:
             model.learn(steps, callback=seam)
             if model.use_sde:  # checkpoints hold a rollout's start, where SB3 has just drawn its noise
                 model.policy.reset_noise(model.n_envs)  # type: ignore[operator]
-        else:  # it died after its last step
-            seam.restore()
+        else:  # it ended after its last step, and is put back where `learn` would have been
+            model._setup_learn(steps, seam)
+            seam.on_training_start({}, {})
+            if not seam.restored:
+                seam.restore()
     except Stop as stop:
         return stop.interrupted
     finally:
@@ -193,7 +196,8 @@ def _onward(run: Run, seam: Seam, error: Exception) -> str:
         rate = "world_model.learning_rate" if error.part == "world model" else "learning_rate"
         return f"start a new run with a lower -p {rate}{kept}"
     onward = f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
-    if isinstance(error, EnvironmentFailed) and not isinstance(error, ActionRefused):
+    drops = run.config.on_env_error == "restart"
+    if isinstance(error, EnvironmentFailed) and not isinstance(error, ActionRefused) and not drops:
         onward += ", with --on-env-error restart it drops an episode that fails"
     return onward
 

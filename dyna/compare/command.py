@@ -123,8 +123,6 @@ def _comparison(arguments: argparse.Namespace, words: Sequence[str]) -> Comparis
     runs = Path(given.pop("runs", RunConfig.runs))
     if arguments.ray:
         runs = runs.resolve()  # every node must find it
-    if given.get("eval_every") == 0:
-        raise UserError("a comparison lives on evaluations, got --eval-every 0: give a number of steps")
     name = arguments.name or (Path(arguments.suite).stem if arguments.suite else "comparison")
     if file_safe(name) != name:
         raise UserError(f"the name becomes a folder's, got {name!r}: take {file_safe(name)!r}")

@@ -110,11 +110,12 @@ def execute(
         if interrupts.asked and not asked:
             asked = True
             backend.interrupt()
-            for job in jobs.values():
-                job.stage = "interrupted" if job.stage in ("waiting", "elsewhere") else job.stage
         for ended in backend.ended():
             _end(jobs[id(ended.cell)], ended, any_code)
-        if not asked:
+        if asked:
+            for job in jobs.values():
+                job.stage = "interrupted" if job.stage in ("waiting", "elsewhere") else job.stage
+        else:
             _start(list(jobs.values()), backend, any_code)
         if time.monotonic() - looked >= LOOK_SECONDS:
             _read(jobs.values(), any_code)

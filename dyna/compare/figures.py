@@ -48,6 +48,8 @@ def save(contests: Sequence[Contest], paths: Sequence[Path], axes: Sequence[Axis
 
     with matplotlib.rc_context(STYLE):
         shown = [axis for axis in axes if any(_drawn(contest, axis) for contest in contests)]
+        if not shown:
+            raise UserError("no curve has seconds: leave out --axis seconds")
         columns = min(COLUMNS, len(contests))
         rows = -(-len(contests) // columns) * len(shown)
         figure = Figure(figsize=(max(PANEL[0] * columns, 3.2), PANEL[1] * rows + 0.3), layout="constrained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,10 +55,14 @@ def joined(paths: Sequence[Path], cells: Sequence[Cell]) -> list[Group]:
 
 def grouped(curves: Iterable[Curve]) -> list[Group]:
     """Curves by environment and name, each once, with a seed of its own where two have the same; costs unknown."""
-    found: dict[tuple[str, str], list[Curve]] = {}
+    found: dict[tuple[str, str], dict[int, Curve]] = {}
     for curve in curves:
-        found.setdefault((curve.env, curve.label), []).append(curve)
-    return [Group(env, label, tuple(members)) for (env, label), members in found.items()]
+        members = found.setdefault((curve.env, curve.label), {})
+        if any(curve.same(other) for other in members.values()):
+            continue
+        seed = next(seed for seed in itertools.count(curve.seed) if seed not in members)
+        members[seed] = replace(curve, seed=seed)
+    return [Group(env, label, tuple(members.values())) for (env, label), members in found.items()]
 
 
 def _ours(jobs: Sequence[Job]) -> list[Group]:

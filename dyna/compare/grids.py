@@ -56,6 +56,8 @@ class Grid:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise UserError(f"seeds must be at least 1, got {self.seeds}")
+        if self.settings.get("eval_every") == 0:
+            raise UserError("a comparison lives on evaluations, got eval_every 0: give a number of steps")
         if self.label is not None and len(self.algo) != 1:
             raise UserError(f"label names the curves of one algorithm, got {self.label!r} for {', '.join(self.algo)}")
 

@@ -47,9 +47,9 @@ class Group:
         return min(float(curve.along(axis)[-1]) for curve in self.curves)
 
     def scores(self, axis: Axis, place: float) -> Floats | None:
-        """The return of each run [seeds] at a place on the axis, or None where not every run has come so far."""
+        """The return of each run [seeds] at a place on the axis, or None where some run was not evaluated by then."""
         last = self.last(axis)
-        if last is None or last < place:
+        if last is None or last < place or any(curve.along(axis)[0] > place for curve in self.curves):
             return None
         return np.array([curve.at(axis, np.array([place]))[0] for curve in self.curves])
 

@@ -398,9 +398,21 @@ def test_a_run_says_whether_plans_or_the_policy_plays(audited: PlanFirst) -> Non
     assert "lead" not in audited.totals()
     for planned, ring in enumerate(audited.audits.known):
         ring.add(outcome=torch.tensor([[-float(planned), 1.0]] * 2))
-    assert audited.ledger()["in_words"].endswith(", plays by the policy, by 2 audits of plans and 2 of the policy")
     audited.thresholds.lead.fill_(0.0)
+    assert audited.ledger()["in_words"].endswith(", plays by the policy, by 2 audits of plans and 2 of the policy")
     assert audited.totals()["lead"] == 0.0
+
+
+def test_who_plays_better_is_not_forgotten_by_a_loaded_agent(tmp_path: Path) -> None:
+    how = {"acting": "audited", "audit": 1.0}
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, **how}).learn(62)
+    agent.thresholds.lead.fill_(0.25)
+    agent.save(tmp_path / "agent.zip")
+    loaded = PlanFirst.load(tmp_path / "agent.zip", env=gym.make("Pendulum-v1"))
+    loaded.learn(120, reset_num_timesteps=False)  # an audit ends, of which there are too few
+    assert sum(ring.size for ring in loaded.audits.known) == 1
+    assert loaded.totals()["lead"] == 0.25
+    assert loaded.ledger()["in_words"].endswith(", plays by the policy, by audits before it was loaded")
 
 
 def same_draws(agent: PlanFirst) -> torch.Generator:

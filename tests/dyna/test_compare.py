@@ -112,6 +112,23 @@ def test_after_an_interrupt_nothing_is_started(cells: list[Cell]) -> None:
     assert trainer.interrupted and trainer.started == ["a"] and stages(jobs) == ["interrupted"] * 3
 
 
+def test_after_an_interrupt_nobody_waits_for_another_process(cells: list[Cell]) -> None:
+    interrupts = Interrupts()
+
+    class Robbed(Trainer):
+        def ended(self) -> Sequence[Ended]:
+            over, self.running = (self.running, []) if self.interrupted else ([], self.running)
+            for cell in over:
+                runs.create(cell.config).locked().__enter__()  # another process goes on with it
+            return [Ended(cell, "interrupted") for cell in over]
+
+    def stop(jobs: Sequence[Job]) -> None:
+        interrupts.asked = True
+
+    jobs = execute.execute(cells[:1], Robbed(1), stop, interrupts)
+    assert stages(jobs) == ["interrupted"]
+
+
 def test_a_run_that_another_process_makes_is_waited_for(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "LOOK_SECONDS", 0.0)
     run, trainer = runs.create(cells[0].config), Trainer(1)

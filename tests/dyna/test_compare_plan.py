@@ -82,7 +82,7 @@ MISTAKES = {
     "--env Pendulum-v1 --algo dqn": "dqn takes Discrete actions, Pendulum-v1 has Box",
     "--env Pendulum-v1 --algo sac --seeds 0": "seeds must be at least 1, got 0",
     "--env Pendulum-v1 --algo sac --jobs none": "jobs must be an integer, got 'none'",
-    "--env Pendulum-v1 --algo sac --eval-every 0": "a comparison lives on evaluations, got --eval-every 0",
+    "--env Pendulum-v1 --algo sac --eval-every 0": "a comparison lives on evaluations, got eval_every 0",
     "--env Pendulum-v1 --algo sac --name a/b": "the name becomes a folder's, got 'a/b': take 'a_b'",
     "--env Pendulum-v1 --algo sac --threshold Ant-v5=3": "no environment 'Ant-v5', it has Pendulum-v1",
     "--env Pendulum-v1 --algo sac --threshold high": "threshold must be a number, got 'high'",
@@ -91,6 +91,7 @@ MISTAKES = {
     "--suite quikc": "there is no suite 'quikc'",
     "--suite none.yaml": "the suite 'none.yaml' cannot be read",
     "--suite mine.yaml": "mine.yaml: unknown key 'stesp': the nearest is 'steps'",
+    "--suite blind.yaml": "blind.yaml: a comparison lives on evaluations, got eval_every 0",
 }
 
 
@@ -100,10 +101,11 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("{env: Pendulum-v1, algo: sac, stesp: 3}")
+    (tmp_path / "blind.yaml").write_text("{env: Pendulum-v1, algo: sac, eval_every: 0}")
     assert cli.main(["compare", *words.split()]) == 2
     said = capsys.readouterr()
     assert MISTAKES[words] in said.err and said.err.count("\n") == 1 and not said.out
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"blind.yaml", "mine.yaml"}
 
 
 def test_what_there_is_of_a_cell(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dyna.compare import document, figures, foreign, overall, report, results, tables
+from dyna.compare import document, figures, foreign, gather, overall, report, results, tables
 from dyna.compare.curves import Curve
 from dyna.compare.execute import Job
 from dyna.compare.grids import Cell
@@ -46,6 +46,26 @@ def test_algorithms_meet_where_the_last_of_them_has_come_to() -> None:
     at_steps, at_seconds = contest.rows[0].readings["steps"], contest.rows[0].readings["seconds"]
     assert at_steps and at_steps.iqm.value == 50.0
     assert at_seconds and at_seconds.iqm.value == 10.0, "the return of step 100, which took 100 seconds"
+
+
+def test_where_one_was_not_evaluated_yet_nobody_is_ahead_of_it() -> None:
+    slow, fast = group("slow", [500, 510, 520], pace=20.0), group("fast", [100, 110, 120])
+    contest = results.contest("A-v0", [slow, fast], None)
+    assert contest.budget["seconds"] == pytest.approx(100.0), "the first evaluation of slow comes after 2,000"
+    assert contest.rows[0].readings["seconds"] is None and contest.rows[1].readings["seconds"] is not None
+    assert [pair.axis for pair in contest.pairs] == ["steps"]
+
+
+def test_curves_are_drawn_once_and_others_of_their_seed_beside_them() -> None:
+    one, other = curve("a", 0, 1.0), curve("a", 0, 2.0)
+    (group,) = gather.grouped([one, other, replace(one, source="read again"), curve("a", 1, 3.0)])
+    assert [(each.seed, each.returns[-1]) for each in group.curves] == [(0, 1.0), (1, 2.0), (2, 3.0)]
+
+
+def test_a_picture_of_seconds_that_nobody_measured_is_refused(tmp_path: Path) -> None:
+    blind = replace(curve("a", 0, 1.0), seconds=None)
+    with pytest.raises(UserError, match="no curve has seconds: leave out --axis seconds"):
+        report.draw([blind], tmp_path / "a.png", ("seconds",))
 
 
 def test_what_was_not_run_here_moves_no_budget_and_is_not_judged() -> None:

@@ -77,6 +77,18 @@ def test_a_reset_that_fails_is_tried_again() -> None:
     assert env.last_failure == "Scripted.reset raised RuntimeError: no power"
 
 
+def test_a_reset_whose_seed_fails_is_tried_again_without_it() -> None:
+    class Unlucky(ProbeEnv):
+        def reset(self, *, seed: int | None = None, **kwargs: Any) -> Any:
+            if seed == 3:
+                raise RuntimeError("no power")
+            return super().reset(seed=seed, **kwargs)
+
+    env = Restarting(Guarded(Unlucky()))
+    env.reset(seed=3)
+    assert env.dropped == 1
+
+
 def test_what_fails_ten_times_in_a_row_is_given_up() -> None:
     with pytest.raises(EnvironmentFailed, match=f"no power, and failed {ATTEMPTS} times in a row"):
         Restarting(Monitor(Guarded(Scripted(set(), set(range(99)))))).reset()

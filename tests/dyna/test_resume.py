@@ -11,12 +11,14 @@ from typing import Any, cast
 
 import pytest
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from dyna import agents, callbacks, checkpoint, envs, registry, runs, snapshot
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.audits import FEWEST
 from dyna.callbacks import Seam
 from dyna.errors import RunFailed, UserError
+from dyna.evaluate import Evaluation
 from dyna.guard import EnvironmentFailed
 from dyna.train import train
 from dyna.tree import same
@@ -120,6 +122,27 @@ def test_a_run_whose_evaluation_failed_goes_on_bit_for_bit(
     assert "statistically" not in capsys.readouterr().err
     assert same(end(run), end(whole))
     assert returns(run) == returns(whole)
+
+
+@pytest.mark.parametrize("case", ["q-learning", "td3, correlated noise", "ppo", "planfirst, gated, two environments"])
+def test_a_run_whose_last_evaluation_failed_is_finished_bit_for_bit(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = callbacks.Evaluator.evaluate
+
+    def fail_at_last(self: callbacks.Evaluator, model: BaseAlgorithm, step: int, seconds: float) -> Evaluation:
+        if step >= config.steps:
+            raise EnvironmentFailed("the arm is jammed")
+        return evaluate(self, model, step, seconds)
+
+    whole, config = train(make(tmp_path / "whole", case), progress=False), make(tmp_path / "failed", case)
+    with monkeypatch.context() as patch, pytest.raises(RunFailed, match="in an evaluation: the arm"):
+        patch.setattr(callbacks.Evaluator, "evaluate", fail_at_last)
+        train(config, progress=False)
+    (run,) = runs.find_all(config.runs)
+    assert run.summary()["steps"] >= config.steps, "some end with a rollout, and so beyond"
+    train(config, resume=run.path, progress=False)
+    assert run.status == "finished" and same(end(run), end(whole)) and returns(run) == returns(whole)
 
 
 def interrupted_at(step: int, train_on: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
