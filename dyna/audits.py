@@ -92,7 +92,7 @@ class Audits:
         return likely_greater(plans.all()["outcome"], policy.all()["outcome"])
 
     def in_words(self, lead: float) -> str:
-        """Which of the two plays by a lead, and why."""
+        """Which of the two plays where plans have this lead, and why."""
         policy, plans = self.known
         if math.isnan(lead):
             return f"plans, until {FEWEST} audits of plans and of the policy are there"

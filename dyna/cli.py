@@ -170,9 +170,7 @@ def _eval(words: list[str]) -> int:
         "-p", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="Hyperparameters to play with."
     )
     parser.add_argument("--stochastic", action="store_true", help="Sample actions instead of taking the policy's mode.")
-    parser.add_argument(
-        "--render", action="store_true", help="Show the episodes in a window, or in the terminal (mazes)."
-    )
+    parser.add_argument("--render", action="store_true", help="Show the episodes in a window; mazes in the terminal.")
     parser.add_argument("--video", metavar="FILE", type=Path, help="Film the episodes into this file (.mp4 or .gif).")
     arguments = parser.parse(words)
     if arguments.help:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OPEN_LOOP = 5  # steps of the error that chooses the kind of target
 PROBE_UPDATES = 300  # training steps of a small ensemble that says what a kind is worth
-CLEARLY_BETTER = 1.25  # the error of a kind of target over that of the other from which the other is taken
+CLEARLY_BETTER = 1.25  # today's kind of target is left where its error is more than so many times the other's
 SLOWEST = 1e-3  # of the spread of a number: as much as a step changes it at least, or rounding would count
 GROWTH = 4  # the kind is judged again when the data has grown so many times
 
@@ -100,7 +100,7 @@ def holdout_metrics(model: GaussianEnsemble, held: Transitions) -> dict[str, flo
 
 
 def open_loop_error(model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int = 1) -> float:
-    """Squared error along the actions that were taken, in spreads of what a step changes.
+    """Squared error along the actions that were taken, in spreads of what a step of these rows changes.
 
     Mean of all numbers and of depths 1 to `steps`, median of the places to begin: a few rollouts that run away say
     little of the others.
@@ -108,7 +108,8 @@ def open_loop_error(model: GaussianEnsemble, data: Transitions, steps: int, n_en
     rows = windows(data, steps, n_envs)
     if len(rows) == 0:
         rows = torch.arange(len(data.obs), device=data.obs.device)[:, None]
-    obs, scale = data.obs[rows[:, 0]], torch.maximum(model.change_std[:-1], SLOWEST * model.x_std[: model.obs_size])
+    changes, states = moments(data.next_obs - data.obs)[1], moments(data.obs)[1]
+    obs, scale = data.obs[rows[:, 0]], torch.maximum(changes, SLOWEST * states)
     errors = []
     with torch.no_grad():
         for now in rows.T:
@@ -174,16 +175,16 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
 def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_envs: int) -> None:
     """Change the kind of target where a small ensemble with the other is clearly nearer in the newest fifth.
 
-    Before the first fit another small one stands for today's kind, delta, and afterwards the model itself, which knows
-    these rows: a change of kind costs all that it has learned of the state.
+    Before the first fit a second small ensemble stands for today's kind. Afterwards the model itself does, though it
+    has seen these rows and the small one has not: a change costs all that it has learned of the state.
     """
     cut = int(0.8 * len(data.obs))
     past, newest = data.at(slice(cut)), data.at(slice(cut, None))
     kind, other = ("delta", "next_obs") if model.delta else ("next_obs", "delta")
     today = model if model.fits else _probe(model, kind, past, rng)
     rivals = today, _probe(model, other, past, rng)
-    error, least = (open_loop_error(each, newest, OPEN_LOOP, n_envs) for each in rivals)
-    if error > CLEARLY_BETTER * least:
+    ours, theirs = (open_loop_error(each, newest, OPEN_LOOP, n_envs) for each in rivals)
+    if ours > CLEARLY_BETTER * theirs:
         model.state_network.reset_parameters()
         model.delta.fill_(other == "delta")
     model.rows_at_choice.fill_(len(data.obs))

@@ -162,7 +162,7 @@ def _kind(cls: type[BaseAlgorithm], settings: Mapping[str, Any]) -> Fields:
     if "policy_kwargs" in kinds:
         kinds["policy_kwargs"] = OneOf((_policy_kwargs(cls, settings), kind_of(type(None))))
     refused = frozenset(getattr(cls, "not_to_be_set", ()))
-    return Fields(kinds, noun="hyperparameter", see="`dyna train --algo NAME --help`", unnamed=refused)
+    return Fields(kinds, noun="hyperparameter", see="`dyna train --algo NAME --help`", untold=refused)
 
 
 def _policy(cls: type[BaseAlgorithm]) -> Kind:
@@ -174,6 +174,8 @@ def _policy(cls: type[BaseAlgorithm]) -> Kind:
 def _policy_kwargs(cls: type[BaseAlgorithm], settings: Mapping[str, Any]) -> Fields:
     named = _policy(cls).check(settings.get("policy", _default_policy(cls, None)), "policy")
     policy = _policy(cls).make(named)
+    if isinstance(keys := settings.get("policy_kwargs"), Mapping) and "use_sde" in keys:
+        raise UserError(f"policy_kwargs.use_sde is the algorithm's to set, got {keys['use_sde']}: give use_sde itself")
     given = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}  # by SB3, when it makes the policy
     kinds = {name: kind_of(annotation) for name, _, annotation in _parameters(policy) if name not in given}
     return Fields(kinds, noun="hyperparameter", see="the help of policy_kwargs")

@@ -193,8 +193,8 @@ class Fields(Kind):
     factory: Callable[..., Any] = dict
     noun: str = "key"
     see: str = "the help"
-    unnamed: frozenset[str] = frozenset()
-    """Keys that a mistyped one is not told of."""
+    untold: frozenset[str] = frozenset()
+    """Keys that are never suggested for a mistyped one."""
 
     @property
     def expected(self) -> str:
@@ -205,7 +205,7 @@ class Fields(Kind):
 
     def plain(self, value: Any, name: str) -> Any:
         inside = f"{name}." if name else ""
-        told = [f"{inside}{known}" for known in self.kinds if known not in self.unnamed]
+        told = [f"{inside}{known}" for known in self.kinds if known not in self.untold]
         for key in value:
             if key not in self.kinds:
                 raise unknown(self.noun, f"{inside}{key}", told, see=self.see)

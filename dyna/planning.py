@@ -198,7 +198,7 @@ class PlanningMixin(RecedingHorizonMixin):
         if self.trusted.any():
             self._distrust()
         if self.audits.advance(done, windows.under_way()) and not math.isnan(lead := self.audits.lead()):
-            self.thresholds.lead.fill_(lead)  # until then what an agent was loaded with
+            self.thresholds.lead.fill_(lead)  # NaN while audits are few: then what the agent was loaded with stands
 
     def _distrust(self) -> None:
         """Plan anew where the newest step led out of the predicted set (Remonda et al. 2021, 2105.05716)."""

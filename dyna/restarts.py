@@ -46,7 +46,8 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
                 obs, info = self.env.reset(**kwargs)
             except EnvironmentFailed as failure:
                 self._note(failure)
-                kwargs.pop("seed", None)  # the same draws might fail again
+                if kwargs.get("seed") is not None:  # the same draws might fail again
+                    kwargs["seed"] = int(np.random.SeedSequence([kwargs["seed"], self._in_a_row]).generate_state(1)[0])
             else:
                 self._obs = obs
                 return obs, info

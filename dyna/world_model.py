@@ -47,7 +47,8 @@ class EnsembleSettings:
     depth: int = 2
     """Hidden layers."""
     target: str = "auto"
-    """What the state head learns: delta, next_obs, or auto (the lower open-loop error on held-out windows)."""
+    """What the state head learns: delta; next_obs; or auto, delta unless the open-loop error of next_obs on the newest
+    rows is clearly lower, asked again as the data grows."""
     normalise_targets: bool = True
     """Learn each number of the next state, and the reward, in units of its own spread; off, in those it comes in."""
     outcome_states: str = "real"
@@ -132,7 +133,7 @@ class GaussianEnsemble(nn.Module):
     elites: Tensor  # [K] members with the lowest held-out error
     delta: Tensor  # [] whether the state target is a change
     fits: Tensor  # []
-    rows_at_choice: Tensor  # [] when the kind of target was chosen
+    rows_at_choice: Tensor  # [] when the kind of target was last judged
 
     def __init__(
         self,

@@ -46,8 +46,8 @@ class Curve:
         return np.interp(places, self.along(axis), self.returns)
 
     def same(self, other: Curve) -> bool:
-        """Whether two curves of a name are one training, read twice: the same returns at the same places."""
-        ours, theirs = ((each.steps, each.returns, each.seconds) for each in (self, other))
+        """Whether two curves of a name are one training, read twice: the same returns of a seed at the same places."""
+        ours, theirs = ((each.seed, each.steps, each.returns, each.seconds) for each in (self, other))
         return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))  # type: ignore[arg-type]
 
     def first_at(self, axis: Axis, threshold: float) -> float:

@@ -55,14 +55,23 @@ def joined(paths: Sequence[Path], cells: Sequence[Cell]) -> list[Group]:
 
 def grouped(curves: Iterable[Curve]) -> list[Group]:
     """Curves by environment and name, each once, with a seed of its own where two have the same; costs unknown."""
-    found: dict[tuple[str, str], dict[int, Curve]] = {}
+    found: dict[tuple[str, str], list[Curve]] = {}
     for curve in curves:
-        members = found.setdefault((curve.env, curve.label), {})
-        if any(curve.same(other) for other in members.values()):
-            continue
-        seed = next(seed for seed in itertools.count(curve.seed) if seed not in members)
-        members[seed] = replace(curve, seed=seed)
-    return [Group(env, label, tuple(members.values())) for (env, label), members in found.items()]
+        members = found.setdefault((curve.env, curve.label), [])
+        if not any(curve.same(other) for other in members):
+            members.append(curve)
+    return [Group(env, label, _told_apart(members)) for (env, label), members in found.items()]
+
+
+def _told_apart(curves: Sequence[Curve]) -> tuple[Curve, ...]:
+    """The curves; of several that have one seed all but the first get one that no other has."""
+    free = itertools.filterfalse({curve.seed for curve in curves}.__contains__, itertools.count())
+    seen: set[int] = set()
+    told = []
+    for curve in curves:
+        told.append(replace(curve, seed=next(free)) if curve.seed in seen else curve)
+        seen.add(curve.seed)
+    return tuple(told)
 
 
 def _ours(jobs: Sequence[Job]) -> list[Group]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -119,13 +120,14 @@ def test_after_an_interrupt_nobody_waits_for_another_process(cells: list[Cell]) 
         def ended(self) -> Sequence[Ended]:
             over, self.running = (self.running, []) if self.interrupted else ([], self.running)
             for cell in over:
-                runs.create(cell.config).locked().__enter__()  # another process goes on with it
+                elsewhere.enter_context(runs.create(cell.config).locked())  # another process goes on with it
             return [Ended(cell, "interrupted") for cell in over]
 
     def stop(jobs: Sequence[Job]) -> None:
         interrupts.asked = True
 
-    jobs = execute.execute(cells[:1], Robbed(1), stop, interrupts)
+    with contextlib.ExitStack() as elsewhere:
+        jobs = execute.execute(cells[:1], Robbed(1), stop, interrupts)
     assert stages(jobs) == ["interrupted"]
 
 

@@ -59,7 +59,13 @@ def test_where_one_was_not_evaluated_yet_nobody_is_ahead_of_it() -> None:
 def test_curves_are_drawn_once_and_others_of_their_seed_beside_them() -> None:
     one, other = curve("a", 0, 1.0), curve("a", 0, 2.0)
     (group,) = gather.grouped([one, other, replace(one, source="read again"), curve("a", 1, 3.0)])
-    assert [(each.seed, each.returns[-1]) for each in group.curves] == [(0, 1.0), (1, 2.0), (2, 3.0)]
+    assert [(each.seed, each.returns[-1]) for each in group.curves] == [(0, 1.0), (2, 2.0), (1, 3.0)]
+
+
+def test_seeds_that_tie_all_count() -> None:
+    tied = [replace(curve("a", seed, -200.0), seconds=None) for seed in range(3)]
+    (group,) = gather.grouped(tied)
+    assert len(group.curves) == 3
 
 
 def test_a_picture_of_seconds_that_nobody_measured_is_refused(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_values_are_typed_by_the_constructor(item: str, value: Any) -> None:
     [
         ("batchsize=64", "unknown hyperparameter 'batchsize': the nearest is 'batch_size'"),
         ("policy_kwargs.net_ach=[64]", "'policy_kwargs.net_ach': the nearest is 'policy_kwargs.net_arch'"),
-        ("policy_kwargs.use_sde=true", "unknown hyperparameter 'policy_kwargs.use_sde'"),
+        ("policy_kwargs.use_sde=true", "policy_kwargs.use_sde is the algorithm's .* got True: give use_sde"),
         ("seed=3", "unknown hyperparameter 'seed'"),
         ("verbose=1", "unknown hyperparameter 'verbose'"),
         ("batch_size=big", "batch_size must be an integer, got 'big'"),

@@ -77,16 +77,21 @@ def test_a_reset_that_fails_is_tried_again() -> None:
     assert env.last_failure == "Scripted.reset raised RuntimeError: no power"
 
 
-def test_a_reset_whose_seed_fails_is_tried_again_without_it() -> None:
+def test_a_reset_whose_seed_fails_is_tried_again_with_another_that_is_always_the_same() -> None:
+    seeds = []
+
     class Unlucky(ProbeEnv):
         def reset(self, *, seed: int | None = None, **kwargs: Any) -> Any:
+            seeds.append(seed)
             if seed == 3:
                 raise RuntimeError("no power")
             return super().reset(seed=seed, **kwargs)
 
-    env = Restarting(Guarded(Unlucky()))
-    env.reset(seed=3)
-    assert env.dropped == 1
+    for _ in range(2):
+        env = Restarting(Guarded(Unlucky()))
+        env.reset(seed=3)
+        assert env.dropped == 1
+    assert seeds[0] == 3 and seeds[1] not in (3, None) and seeds[2:] == seeds[:2]
 
 
 def test_what_fails_ten_times_in_a_row_is_given_up() -> None:

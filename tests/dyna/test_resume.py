@@ -124,7 +124,17 @@ def test_a_run_whose_evaluation_failed_goes_on_bit_for_bit(
     assert returns(run) == returns(whole)
 
 
-@pytest.mark.parametrize("case", ["q-learning", "td3, correlated noise", "ppo", "planfirst, gated, two environments"])
+LAST = [
+    "q-learning",
+    "ars",
+    "td3, correlated noise",
+    "sac, gSDE, normalised",
+    "ppo",
+    "planfirst, gated, two environments",
+]
+
+
+@pytest.mark.parametrize("case", LAST)
 def test_a_run_whose_last_evaluation_failed_is_finished_bit_for_bit(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

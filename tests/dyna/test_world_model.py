@@ -236,6 +236,8 @@ def test_an_open_loop_error_grows_with_a_wrong_model_and_vanishes_with_the_true_
     data = linear_system(noise=0.0)
     model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1_500))
     good = fitting.open_loop_error(model, data, 5)
+    model.change_std *= 9.0
+    assert fitting.open_loop_error(model, data, 5) == good, "models are compared that were fitted in units of their own"
     model.y_mean += 0.1
     assert good < 0.01 < fitting.open_loop_error(model, data, 5)
 
