@@ -92,8 +92,13 @@ class PlanFirst(CorrectionMixin, DHMBPO):
 
     @property
     def mode_1(self) -> Actor:
-        """SB3's actor."""
-        return self.actor
+        """The average of SB3's actor."""
+        return self.policy.averaged
+
+    @property
+    def turnover(self) -> float:
+        """As many updates as it is the average of."""
+        return self.policy.averaged_over(self._n_updates)
 
     def most_likely(self, network: nn.Module, obs: Tensor) -> Tensor:
         """The middle of what such an actor may do: [B, S] -> [B, A] in [-1, 1]."""

@@ -121,9 +121,14 @@ class BoundedSACPolicy(StackedSACPolicy):
         Its share falls as (w + 1) / (update + w), which is polynomial-decay averaging (Shamir & Zhang 2013, 1212.1824,
         section 4), and then no further.
         """
-        share = max((WINDOW + 1) / (update + WINDOW), 1 / MOST_AVERAGED)
         self.averaging.fill_(True)
+        share = 1 / self.averaged_over(update)
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.actor.parameters()), share)
+
+    @staticmethod
+    def averaged_over(update: int) -> float:
+        """About how many updates the average is of, after the update of that number, from 1."""
+        return min((update + WINDOW) / (WINDOW + 1), MOST_AVERAGED)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:

@@ -31,7 +31,9 @@ from dyna.planning import Acting, PlanningMixin
 from dyna.plans import Score
 
 ALONE = 20  # steps of a plan at least that no critic helps
-LOOK_EVERY = 100  # steps whose updates, as an always-on learner makes them, are worth a look at what they changed
+LOOK_EVERY = (
+    100  # steps at least whose updates, as an always-on learner makes them, are worth a look at what they changed
+)
 LOOKED_FROM = 256  # states
 
 log = logging.getLogger("dyna")
@@ -111,6 +113,7 @@ class CorrectionMixin(PlanningMixin):
         self.decided = {"planned": 0, "followed": 0, "reacted": 0}
         self.always_on = 0  # updates that a learner that is always on would have made
         self.unseen = 0.0  # steps whose updates, as such a learner makes them, came after the last look
+        self.looked_at = 0  # update after which that was
         self.taught_at = 0  # step at which it last was asked to learn
         self.refits_on_alarm, self.forgot = 0, 0
         self.changes = Changes()
@@ -125,8 +128,13 @@ class CorrectionMixin(PlanningMixin):
 
     @property
     def mode_1(self) -> nn.Module:
-        """The network by which the policy acts."""
+        """The network by which the policy plays."""
         raise NotImplementedError
+
+    @property
+    def turnover(self) -> float:
+        """Updates after which that network has become another."""
+        return 0.0
 
     def most_likely(self, network: nn.Module, obs: Tensor) -> Tensor:
         """What it does, asked of such a network: [B, S] -> [B, A] in [-1, 1]."""
@@ -227,7 +235,7 @@ class CorrectionMixin(PlanningMixin):
         self.always_on += always
         self.teach(granted, batch_size)
         self.unseen += steps * granted / max(gradient_steps, 1)
-        if self.unseen >= LOOK_EVERY:
+        if self.unseen >= LOOK_EVERY and self._n_updates - self.looked_at >= self.turnover:
             self._look()
         for name, value in {**self.configurator.metrics(), **self.totals()}.items():
             self.logger.record(f"planfirst/{name}", value)
@@ -237,7 +245,7 @@ class CorrectionMixin(PlanningMixin):
         obs = self.replay_buffer.sample_obs(LOOKED_FROM)
         gain = self.improvement.look(self.plan_model(), obs, self.gamma)
         self.allowance.gate.look(self.num_timesteps, moves=gain.matters)
-        self.unseen = 0.0
+        self.unseen, self.looked_at = 0.0, self._n_updates
         for name, value in zip(Gain._fields, gain, strict=True):
             self.logger.record(f"planfirst/gain_{name}", value)
 

@@ -529,6 +529,20 @@ def test_steps_are_counted_and_not_how_often_it_is_asked_to_learn(n_envs: int, t
     assert agent.unseen == pytest.approx(20 + 40 * agent.budget.floor, abs=n_envs * train_freq)
 
 
+def test_a_gate_looks_at_what_plays_once_that_has_become_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "learner": "gated", "opening": 0}).learn(80)
+    assert agent.improvement.network is agent.policy.player is agent.policy.averaged
+    looks = []
+    monkeypatch.setattr(agent, "_look", lambda: looks.append(agent._n_updates))
+    agent._n_updates = agent.looked_at = 9_000  # the average is of about a thousand
+    agent.unseen, agent.allowance.gate.share = 1e6, 1.0
+    agent.learn(20, reset_num_timesteps=False)
+    assert not looks and agent.unseen > 1e6, "the steps alone do not count"
+    agent._n_updates += 1_200
+    agent.learn(1, reset_num_timesteps=False)
+    assert len(looks) == 1
+
+
 @pytest.mark.parametrize("horizon", [0, 4])
 def test_updates_begin_where_outcomes_were_surprising_while_an_alarm_is_answered(horizon: int) -> None:
     agent = gated(distribution_horizon=horizon).learn(130)
