@@ -174,9 +174,12 @@ def _policy(cls: type[BaseAlgorithm]) -> Kind:
 def _policy_kwargs(cls: type[BaseAlgorithm], settings: Mapping[str, Any]) -> Fields:
     named = _policy(cls).check(settings.get("policy", _default_policy(cls, None)), "policy")
     policy = _policy(cls).make(named)
-    if isinstance(keys := settings.get("policy_kwargs"), Mapping) and "use_sde" in keys:
-        raise UserError(f"policy_kwargs.use_sde is the algorithm's to set, got {keys['use_sde']}: give use_sde itself")
-    given = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}  # by SB3, when it makes the policy
+    keys = settings.get("policy_kwargs")
+    noted = keys.get("use_sde") if isinstance(keys, Mapping) else None  # by SB3, in the mapping that it was given
+    if noted:
+        raise UserError(f"policy_kwargs.use_sde is the algorithm's to set, got {noted}: give use_sde itself")
+    given = {"self", "observation_space", "action_space", "lr_schedule"}  # by SB3, when it makes the policy
+    given |= {"use_sde"} if noted is None else set()
     kinds = {name: kind_of(annotation) for name, _, annotation in _parameters(policy) if name not in given}
     return Fields(kinds, noun="hyperparameter", see="the help of policy_kwargs")
 

@@ -171,6 +171,14 @@ def test_a_mistake_is_not_told_of_what_cannot_be_set() -> None:
     assert "'n_steps'" not in str(error.value)
 
 
+def test_a_mapping_in_which_sb3_noted_its_own_can_be_given_again() -> None:
+    settings = {"policy_kwargs": {"net_arch": [8]}}
+    for _ in range(2):
+        made = registry.find("sac")(env="Pendulum-v1", **hyperparameters.build(SAC, settings))
+        settings = {"policy_kwargs": made.policy_kwargs}
+    assert settings["policy_kwargs"]["use_sde"] is False
+
+
 def test_of_a_replay_that_must_be_packed_no_other_is_offered() -> None:
     helps = {knob.name: knob.help for knob in hyperparameters.knobs(registry.find("dhmbpo"))}
     assert "PackedReplayBuffer" in helps["replay_buffer_class"]
