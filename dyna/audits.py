@@ -84,10 +84,15 @@ class Audits:
                 ring.add(outcome=self.outcome[its])
         return bool(ended.any())
 
+    @property
+    def are_few(self) -> bool:
+        """Whether there are too few of plans or of the policy to compare them."""
+        return min(ring.size for ring in self.known) < FEWEST
+
     def lead(self) -> float:
         """How likely plans do better than the policy; NaN while there are few audits."""
         policy, plans = self.known
-        if min(policy.size, plans.size) < FEWEST:
+        if self.are_few:
             return math.nan
         return likely_greater(plans.all()["outcome"], policy.all()["outcome"])
 
@@ -97,7 +102,7 @@ class Audits:
         if math.isnan(lead):
             return f"plans, until {FEWEST} audits of plans and of the policy are there"
         better = "the policy" if lead < 0.5 else "plans"
-        if min(policy.size, plans.size) < FEWEST:
+        if self.are_few:
             return f"{better}, by audits before it was loaded"
         return f"{better}, by {plans.size} audits of plans and {policy.size} of the policy"
 

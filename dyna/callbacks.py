@@ -95,7 +95,7 @@ class Evaluator:
         config, normalizer = self._run.config, model.get_vec_normalize_env()
         if normalizer is not None and isinstance(self._env, VecNormalize) and normalizer.norm_obs:
             self._env.obs_rms = normalizer.obs_rms
-        seed = evaluate.stream(config.seed, _EVALUATION_STREAM, step)
+        seed = generators.stream(config.seed, _EVALUATION_STREAM, step)
         with generators.preserved():
             result = evaluate.play(model, self._env, config.eval_episodes, seed=seed)
         if result.advice and not self._told:

@@ -31,9 +31,7 @@ from dyna.planning import Acting, PlanningMixin
 from dyna.plans import Score
 
 ALONE = 20  # steps of a plan at least that no critic helps
-LOOK_EVERY = (
-    100  # steps at least whose updates, as an always-on learner makes them, are worth a look at what they changed
-)
+LOOK_EVERY = 100  # steps at least whose updates, as made by an always-on learner, are worth a look at what they changed
 LOOKED_FROM = 256  # states
 
 log = logging.getLogger("dyna")

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from dyna import agents, envs, limits, plain, registry, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
+from dyna.generators import stream
 from dyna.guard import EnvironmentFailed
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
@@ -113,11 +114,6 @@ def play(
             cut += 1
             obs, state, start, length = env.reset(), None, np.ones(1, dtype=bool), 0
     return Evaluation(tuple(returns), tuple(lengths), cut, dropped)
-
-
-def stream(seed: int, *key: int) -> int:
-    """A seed of its own for a purpose, far from the seed itself and its neighbours, which the training uses."""
-    return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
 
 def evaluate_run(

@@ -1,4 +1,4 @@
-"""The state of random generators as plain data, so that a draw can be made again."""
+"""Seeds of their own, and the state of random generators as plain data, so that a draw can be made again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dyna.tree import Tree
+
+
+def stream(seed: int, *key: int) -> int:
+    """A seed of its own for a purpose, far from the seed itself and its neighbours, which the training uses."""
+    return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
 
 def of_process() -> dict[str, Tree]:

@@ -205,9 +205,9 @@ class Fields(Kind):
 
     def plain(self, value: Any, name: str) -> Any:
         inside = f"{name}." if name else ""
-        told = [f"{inside}{known}" for known in self.kinds if known not in self.untold]
         for key in value:
             if key not in self.kinds:
+                told = (f"{inside}{known}" for known in self.kinds if known not in self.untold)
                 raise unknown(self.noun, f"{inside}{key}", told, see=self.see)
         return {key: self.kinds[key].check(item, f"{inside}{key}") for key, item in value.items()}
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from dyna.errors import UserError
+from dyna.generators import stream
 from dyna.guard import ActionRefused, EnvironmentFailed
 from dyna.progress import say
 from dyna.tree import Tree
@@ -47,7 +48,7 @@ class Restarting(gym.Wrapper[Any, Any, Any, Any]):
             except EnvironmentFailed as failure:
                 self._note(failure)
                 if kwargs.get("seed") is not None:  # the same draws might fail again
-                    kwargs["seed"] = int(np.random.SeedSequence([kwargs["seed"], self._in_a_row]).generate_state(1)[0])
+                    kwargs["seed"] = stream(kwargs["seed"], self._in_a_row)
             else:
                 self._obs = obs
                 return obs, info

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dyna import tree
 from dyna.callbacks import EVALUATIONS
 from dyna.errors import UserError
 from dyna.runs import Run
@@ -48,7 +49,7 @@ class Curve:
     def same(self, other: Curve) -> bool:
         """Whether two curves of a name are one training, read twice: the same returns of a seed at the same places."""
         ours, theirs = ((each.seed, each.steps, each.returns, each.seconds) for each in (self, other))
-        return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))  # type: ignore[arg-type]
+        return tree.same(ours, theirs)
 
     def first_at(self, axis: Axis, threshold: float) -> float:
         """Where on the axis an evaluation first reached a return; infinite where none did."""

@@ -46,10 +46,14 @@ class Group:
             return None
         return min(float(curve.along(axis)[-1]) for curve in self.curves)
 
+    def first(self, axis: Axis) -> float:
+        """From where on the axis every run was evaluated; raises ValueError where one has no such axis."""
+        return max(float(curve.along(axis)[0]) for curve in self.curves)
+
     def scores(self, axis: Axis, place: float) -> Floats | None:
         """The return of each run [seeds] at a place on the axis, or None where some run was not evaluated by then."""
         last = self.last(axis)
-        if last is None or last < place or any(curve.along(axis)[0] > place for curve in self.curves):
+        if last is None or not self.first(axis) <= place <= last:
             return None
         return np.array([curve.at(axis, np.array([place]))[0] for curve in self.curves])
 
@@ -64,7 +68,7 @@ class Group:
         last = self.last(axis)
         if last is None:
             return None
-        first = max(float(curve.along(axis)[0]) for curve in self.curves)
+        first = self.first(axis)
         places = np.unique(np.concatenate([curve.along(axis) for curve in self.curves]))
         places = places[(places >= first) & (places <= last)]
         if len(places) == 0:  # one run had ended before another had been evaluated

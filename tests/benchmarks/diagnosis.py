@@ -23,7 +23,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from dyna import actor_critic, agents, envs, evaluate, runs
+from dyna import actor_critic, agents, envs, generators, runs
 from dyna.fitting import windows
 from dyna.imagination import horizon_error
 from dyna.segments import Segments
@@ -54,7 +54,7 @@ def main() -> None:
     env = envs.make_evaluation(run.config)
     agent: Any = agents.make_player(run.config, env)
     agents.load(agent, run.path / f"{arguments.which}_model")
-    env.seed(evaluate.stream(run.config.seed, 7))
+    env.seed(generators.stream(run.config.seed, 7))
     torch.manual_seed(0)
     played = play(agent, env, arguments.episodes, arguments.deterministic)
     print(f"{run.path}: {int(played.last.sum())} episodes, {len(played.last)} steps, ", end="")

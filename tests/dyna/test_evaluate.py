@@ -16,7 +16,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from dyna import agents, envs, evaluate, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
-from dyna.evaluate import Evaluation, evaluate_run, play, stream
+from dyna.evaluate import Evaluation, evaluate_run, play
+from dyna.generators import stream
 from dyna.train import train
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "batch_size": 8, "buffer_size": 500}
