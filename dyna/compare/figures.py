@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Told apart by colour-blind readers (Okabe & Ito 2008, and a brown); the report has the same order."""
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#8C6D31", "#999999", "#882255"),
+)
+"""Told apart by colour-blind readers (Okabe & Ito 2008, a brown, a grey, a wine red), in the report's order."""
 FORMATS = (".png", ".svg", ".pdf")
 COLUMNS = 4
 PANEL = (1.9, 1.55)  # inches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -263,3 +264,13 @@ def test_a_picture_has_a_panel_for_each_environment_and_axis(number: int, tmp_pa
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     with pytest.raises(UserError, match=r"must end in \.png, \.svg, \.pdf, or for numbers \.csv, got "):
         figures.save(found, [tmp_path / "curves.doc"])
+
+
+def test_ten_algorithms_have_ten_colours(tmp_path: Path) -> None:
+    found = [results.contest("A-v0", [group(f"a{i}", [1, 2]) for i in range(10)], None)]
+    figures.save(found, [tmp_path / "curves.svg"])
+    assert len(set(re.findall(r"stroke: (#\w{6}); stroke-width: 1\.4", (tmp_path / "curves.svg").read_text()))) == 10
+    text = document.page({})
+    assert re.search(r"const COLOURS = (\d+);", text)[1] == str(len(figures.COLOURS))  # type: ignore[index]
+    by_light = [dict(re.findall(r"--c(\d+): (#\w{6});", part)) for part in text.split("prefers-color-scheme: dark")]
+    assert [len(set(palette.values())) for palette in by_light] == [len(figures.COLOURS)] * 2
