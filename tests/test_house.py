@@ -225,3 +225,10 @@ def test_every_test_that_the_guarantees_name_exists() -> None:
     assert len(named) > 30
     gone = [name for name, file in named if name != file and f"\ndef {name}(" not in (ROOT / file).read_text()]
     assert gone == [] and all((ROOT / file).is_file() for _, file in named)
+
+
+def test_the_tour_names_every_module_of_the_engine_once() -> None:
+    table = (ROOT / "docs" / "tour.md").read_text().split("\n## The modules of `dyna/`\n")[1]
+    named = re.findall(r"`(\w+)/?`", "".join(line.split("|")[2] for line in table.splitlines() if line.count("|") == 3))
+    rooms = [file for file in ROOMS["dyna"].iterdir() if not file.is_symlink() and file.suffix in ("", ".py")]
+    assert sorted(named) == sorted(file.stem for file in rooms if not file.name.startswith("_"))
