@@ -8,7 +8,6 @@ bring a refit, and a ledger tells what was planned, learnt and refitted.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
@@ -302,8 +301,6 @@ class CorrectionMixin(PlanningMixin):
         limits.check(vars(self))
         if self.follow > self.horizon:
             raise UserError(f"follow must be at most horizon ({self.horizon}), got {self.follow}")
-        if not math.isfinite(self.pessimism):
-            raise UserError(f"pessimism must be a finite number, got {self.pessimism}")
         limits.word("learner", self.learner, get_args(Kind))
         limits.word("acting", self.acting, get_args(Acting))
         if self.acting == "audited" and not self.audit:

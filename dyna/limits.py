@@ -30,18 +30,25 @@ _NOT_NEGATIVE = (
     *("curiosity", "model_growth", "learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
     *("noise_std", "rms_prop_eps", "target_policy_noise", "target_noise_clip", "target_kl", "cg_damping"),
 )
+_FINITE = ("target_entropy", "pessimism")
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES, (0, 1)),
     **dict.fromkeys(_COUNTS, (1, math.inf)),
     **dict.fromkeys((*_COUNTS_FROM_ZERO, *_NOT_NEGATIVE), (0, math.inf)),
     # -1: as many updates as there were steps, and no noise drawn anew within a rollout
     **dict.fromkeys(("gradient_steps", "sde_sample_freq"), (-1, math.inf)),
+    **dict.fromkeys(_FINITE, (-math.inf, math.inf)),
 }
 """The least and the most, both allowed but for infinity."""
 
 
 _WHOLE = frozenset((*_COUNTS, *_COUNTS_FROM_ZERO, "gradient_steps", "sde_sample_freq"))
-_OTHER = frozenset(("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm", "target_kl", "train_freq"))
+_OTHER = frozenset(
+    (
+        *("learning_rate", "clip_range", "delta_std", "ent_coef", "max_grad_norm"),
+        *("target_entropy", "target_kl", "train_freq"),
+    )
+)
 """What may be given as a schedule, a word, a pair or None, too."""
 
 
@@ -66,4 +73,5 @@ def check(settings: Mapping[str, Any]) -> None:
             if not (fits and least <= value <= most):
                 kind = "" if fits else "a whole number of " if name in _WHOLE else "a finite number of "
                 wanted = f"in [{least}, {most}]" if most < math.inf else f"{kind}at least {least}"
+                wanted = "a finite number" if name in _FINITE else wanted
                 raise UserError(f"{name} must be {wanted}, got {value!r:.80}")

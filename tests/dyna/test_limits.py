@@ -31,6 +31,12 @@ def test_an_argument_that_does_not_fit_is_refused_with_its_value(name: str, valu
         assert name in str(caught.value) and repr(value) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_may_be_negative_is_finite(value: float) -> None:
+    with pytest.raises(UserError, match=f"target_entropy must be a finite number, got {value}"):
+        MBPO("MlpPolicy", gym.make("Pendulum-v1"), device="cpu", target_entropy=value)
+
+
 @pytest.mark.parametrize("name", ["gamma", "tau", "batch_size", "learning_starts", "gradient_steps"])
 def test_no_number_is_none_where_that_has_no_meaning(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be .*, got None"):
