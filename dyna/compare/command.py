@@ -89,7 +89,9 @@ def _compare_parser() -> flags.Parser:
     parser.add_argument("--algo", metavar="ALGO", nargs="+", default=[], help="Algorithms.")
     parser.add_argument("--seeds", metavar="N", help=f"Seeds of each, 0 to N - 1 (default: {grids.SEEDS}).")
     parser.add_argument(
-        "--suite", metavar="NAME|FILE", help="Take the grid from a suite; --env and --algo restrict it."
+        "--suite",
+        metavar="NAME|FILE",
+        help="Take the grid from a suite; --env and --algo, by name or label, restrict it.",
     )
     parser.add_argument("--name", metavar="NAME", help="Name of the comparison (default: the suite's, or comparison).")
     parser.add_argument("--jobs", metavar="N", help="Runs side by side (default: as many as there are cores for).")

@@ -143,28 +143,25 @@ def grid_of(data: Mapping[str, Any]) -> Grid:
 def restrict(grids: Sequence[Grid], env: Sequence[str], algo: Sequence[str], given: Mapping[str, Any]) -> list[Grid]:
     """A suite's grids with only the environments and algorithms that were asked for, and with other settings.
 
+    An algorithm is asked for by its name or by the label of its curves.
     Raises UserError for one that the suite does not have, or where nothing is left.
     """
     for noun, asked, known in (
         ("environment", env, [name for grid in grids for name in grid.env]),
-        ("algorithm", algo, [name for grid in grids for name in grid.algo]),
+        ("algorithm or label", algo, [name for grid in grids for name in (*grid.algo, grid.label) if name]),
     ):
         for name in asked:
             if name not in known:
                 raise UserError(f"the suite has no {noun} {name!r}: it has {', '.join(dict.fromkeys(known))}")
     own = {name: value for name, value in given.items() if name in ("seeds", "preset")}
     settings = {name: value for name, value in given.items() if name not in own}
-    found = [
-        dataclasses.replace(
-            grid,
-            env=[name for name in grid.env if not env or name in env],
-            algo=[name for name in grid.algo if not algo or name in algo],
-            settings=plain.merge(grid.settings, settings),
-            **own,
-        )
-        for grid in grids
-    ]
-    left = [grid for grid in found if grid.env and grid.algo]
+    left = []
+    for grid in grids:
+        envs_left = [name for name in grid.env if not env or name in env]
+        algos_left = [name for name in grid.algo if not algo or name in algo or grid.label in algo]
+        if envs_left and algos_left:
+            settled = plain.merge(grid.settings, settings)
+            left.append(dataclasses.replace(grid, env=envs_left, algo=algos_left, settings=settled, **own))
     if not left:
         raise UserError(f"the suite runs none of {', '.join(algo)} on any of {', '.join(env)}")
     return left

@@ -65,6 +65,12 @@ def test_a_suite_is_restricted_and_its_settings_are_replaced(tmp_path: Path) -> 
     assert [(str(cell), cell.config.steps) for cell in found] == [("sac on Pendulum-v1, seed 0", 200)]
     with pytest.raises(UserError, match="the suite has no environment 'Ant-v5': it has Pendulum-v1, "):
         grids.restrict(grids.read_suite("quick"), ["Ant-v5"], [], {})
+    kept = grids.restrict(grids.read_suite("ablations"), [], ["hard mask", "1 member"], {})
+    assert [each.label for each in kept] == ["hard mask", "1 member"]
+    assert len(grids.restrict(grids.read_suite("ablations"), [], ["dhmbpo"], {})) > 10
+    assert [each.label for each in grids.restrict(grids.read_suite("planfirst"), [], ["sac"], {})] == [None]
+    with pytest.raises(UserError, match="the suite has no algorithm or label 'soft mask': it has dhmbpo, no "):
+        grids.restrict(grids.read_suite("ablations"), [], ["soft mask"], {})
 
 
 def test_thresholds_are_the_given_the_grids_or_the_environments_own() -> None:
