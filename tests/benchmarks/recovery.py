@@ -1,9 +1,10 @@
 """What learning is spent on: PlanFirst's gate beside learners of matched budgets, in worlds that change or do not.
 
     python -m tests.benchmarks.recovery [--seeds 5] [--env dyna/ChangingPendulum-v0] [--changes none gravity target]
-        [--switch 1000] [--steps 2000] [--opening 250] [--out runs/recovery.jsonl]
+        [--switch 1000] [--steps 2000] [--opening 250] [--acting plan] [--out runs/recovery.jsonl]
 
-Every learner plans at each step and refits its model on alarms; they differ in the updates that they make.
+Every learner plans at each step, or with `--acting policy` never, and refits its model on alarms; they differ in the
+updates that they make.
 
 | learner | updates |
 |---|---|
@@ -57,13 +58,14 @@ def main() -> None:
     parser.add_argument("--switch", type=int, default=1_000, help="steps before the change (1000)")
     parser.add_argument("--steps", type=int, default=2_000, help="steps of a run (2000)")
     parser.add_argument("--opening", type=int, default=250, help="steps in which every learner is always on (250)")
+    parser.add_argument("--acting", default="plan", help="how all of them act (plan)")
     parser.add_argument("--out", type=Path, default=Path("runs/recovery.jsonl"), help="file of results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     environments()
     code = code_version("planfirst", arguments.env)
     wanted = {"env": arguments.env, "switch": arguments.switch, "steps": arguments.steps}
-    wanted |= {"opening": arguments.opening, "code": code}
+    wanted |= {"opening": arguments.opening, "acting": arguments.acting, "code": code}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seeds):
         for change in arguments.changes:
@@ -82,7 +84,8 @@ def run(key: Line, share: float) -> Line:
     """Train once: returns of episodes by the step at which they ended, and the share of updates after the opening."""
     world = {"switch": key["steps"]} if key["change"] == "none" else {"switch": key["switch"], "change": key["change"]}
     env = Monitor(gym.make(key["env"], **world))
-    how = {"refit_on_alarm": True, "opening": key["opening"], "update_ratio": share, **LEARNERS[key["learner"]]}
+    how = {"refit_on_alarm": True, "update_ratio": share, **LEARNERS[key["learner"]]}
+    how |= {name: key[name] for name in ("opening", "acting")}
     began = time.perf_counter()
     agent = PlanFirst(env=env, seed=key["seed"], device="cpu", **how).learn(key["steps"])
     # updates that all learners make; those of random steps come at once
