@@ -157,14 +157,15 @@ class DiscretePlanFirst(CorrectionMixin, Background):
     # configurator
 
     def sample(self, batch_size: int) -> Transitions:
-        """As MBDQN's; while an alarm is answered, half of the rows begin where outcomes were a surprise."""
+        """As MBDQN's; while an alarm is answered, half of the rows are imagined where outcomes were a surprise."""
         batch = super().sample(batch_size)
         if not self.answers_alarm:
             return batch
         start = self.configurator.surprises(-(-batch_size // 2), self.rng)["obs"]  # a batch may be of one row
         rows = imagine(self.world_model, self.imagination_policy, start, 1, KeepAll(), rng=self.rng)
         new = Transitions(rows.obs, rows.action, rows.reward / self.reward_unit, rows.next_obs, rows.terminated)
-        return Transitions(*(torch.cat([ours, theirs[len(ours) :]]) for ours, theirs in zip(new, batch, strict=True)))
+        kept = batch.at(slice(batch_size - len(start)))  # real rows come first
+        return Transitions(*(torch.cat(parts) for parts in zip(kept, new, strict=True)))
 
     def _choose_units(self) -> None:
         super()._choose_units()

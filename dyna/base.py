@@ -98,7 +98,7 @@ class DynaMixin(OffPolicyAlgorithm):
         self.reward_fn, self.termination_fn = reward_fn, termination_fn
         self.updates = {"critic": 0, "actor": 0, "model": 0, "distil": 0, "plans": 0}
         self.world_model_metrics = {}
-        self._fitted_at: int | None = None  # step of the last fit
+        self._fitted_at: int | None = None  # step of the last fit, below 0 where it was before steps were counted anew
 
     def imagination_policy(self, obs: Tensor) -> Tensor:
         """The action that imagination takes: obs [B, S] -> [B, A] in [-1, 1], drawn from `self.rng`."""
@@ -129,9 +129,7 @@ class DynaMixin(OffPolicyAlgorithm):
         """Whether `every` environment steps have passed since the last fit, and there is enough to learn from."""
         if not self.dreams or len(self.replay_buffer) < max(self.learning_starts, FIRST_ROWS):
             return False
-        # a second call of SB3's learn() counts from zero again
-        fresh = self._fitted_at is None or self.num_timesteps < self._fitted_at
-        return fresh or self.num_timesteps - self._fitted_at >= every  # type: ignore[operator]
+        return self._fitted_at is None or self.num_timesteps - self._fitted_at >= every
 
     def lessons(self, rows: int) -> Tensor | None:
         """From which of so many real transitions, oldest first, the heads of the model learn, [B, 3]; None is all."""
@@ -143,6 +141,11 @@ class DynaMixin(OffPolicyAlgorithm):
         stored = len(self.replay_buffer)
         lessons = self.lessons(stored)
         return stored if lessons is None else int(lessons[:, 0].sum())
+
+    @property
+    def unchanged_steps(self) -> int | None:
+        """How many of the newest real steps are of the world as it is in every respect; None is all."""
+        return None
 
     def fit_world_model(self) -> None:
         """Refit the ensemble on all real transitions and measure the truncation rule's thresholds on them.
@@ -203,7 +206,7 @@ class DynaMixin(OffPolicyAlgorithm):
             "replay": self.replay.state_dict(),
             "truncate": self.truncate.state_dict(),
             "rng": self.rng.get_state(),
-            "fitted_at": -1 if self._fitted_at is None else self._fitted_at,
+            "fitted_at": self._fitted_at,
             "updates": dict(self.updates),
             "world_model_metrics": dict(self.world_model_metrics),
         }
@@ -214,16 +217,24 @@ class DynaMixin(OffPolicyAlgorithm):
         self.replay.load_state_dict(state["replay"])
         self.truncate.load_state_dict(state["truncate"])
         generators.set_torch(self.rng, state["rng"])
-        self._fitted_at = None if state["fitted_at"] < 0 else state["fitted_at"]
+        self._fitted_at = state["fitted_at"]
         self.updates = dict(state["updates"])
         self.world_model_metrics = dict(state["world_model_metrics"])
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        """As SB3's; raises UserError for a buffer of another class."""
+        """As SB3's; raises UserError for a buffer of another class, or of other environments."""
+        mine = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
-        if not isinstance(self.replay_buffer, PackedReplayBuffer):
-            raise UserError(f"a PackedReplayBuffer is needed, {path} holds a {type(self.replay_buffer).__name__}")
-        self.replay.real = self.replay_buffer
+        loaded, self.replay_buffer = self.replay_buffer, mine
+        if not isinstance(loaded, PackedReplayBuffer):
+            raise UserError(f"a PackedReplayBuffer is needed, {path} holds a {type(loaded).__name__}")
+        ours, theirs = ((each.n_envs, *each.row_sizes) for each in (mine, loaded))
+        if ours != theirs:
+            raise UserError(
+                f"{path} holds steps of (environments, numbers of an observation and of an action) {theirs}, the agent "
+                f"has {ours}: give it such environments first"
+            )
+        self.replay_buffer = self.replay.real = loaded
 
     def _setup_model(self) -> None:
         self._refuse_what_does_not_fit()
@@ -254,7 +265,11 @@ class DynaMixin(OffPolicyAlgorithm):
                 f"buffer_size must be at least {needed * self.n_envs}, for the world model is first fitted to as many "
                 f"steps (learning_starts={self.learning_starts}), got {self.buffer_size}"
             )
-        return super()._setup_learn(*args, **kwargs)
+        before = self.num_timesteps
+        result = super()._setup_learn(*args, **kwargs)
+        if self._fitted_at is not None:
+            self._fitted_at += self.num_timesteps - before  # another call of learn() may count from zero
+        return result
 
     def _refuse_what_does_not_fit(self) -> None:
         name, space = type(self).__name__, getattr(self, "observation_space", None)

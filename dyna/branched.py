@@ -80,8 +80,8 @@ class BranchedDyna(DynaMixin):
         self.dream(self.rollouts * self.model_every, horizon, self.model_lifetime)  # lines 6-8
 
     def sample(self, batch_size: int) -> Transitions:
-        """[batch_size, .] real and imagined rows, rewards in the learner's unit."""
-        batch = self.replay.sample_transitions(batch_size)
+        """[batch_size, .] real and imagined rows of the world as it is, rewards in the learner's unit."""
+        batch = self.replay.sample_transitions(batch_size, self.unchanged_steps)
         return batch._replace(reward=batch.reward / self.reward_unit)
 
     def _choose_units(self) -> None:

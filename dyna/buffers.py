@@ -191,9 +191,9 @@ class MixedReplay:
         """SB3's batch; both kinds of rows are normalised as `env` does."""
         return self.real.as_samples(self._draw(batch_size, column=True), env)
 
-    def sample_transitions(self, n: int) -> Transitions:
-        """[n, .] in the environment's units."""
-        return to_device(self._draw(n, column=False), self.real.device)
+    def sample_transitions(self, n: int, newest: int | None = None) -> Transitions:
+        """[n, .] in the environment's units; of the real rows only so many of the newest, where that is said."""
+        return to_device(self._draw(n, column=False, newest=newest), self.real.device)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next split depends on; the buffers have states of their own."""
@@ -203,11 +203,11 @@ class MixedReplay:
         """Restore what `state_dict` returned."""
         self._owed = state["owed"]
 
-    def _draw(self, n: int, *, column: bool) -> Transitions:
+    def _draw(self, n: int, *, column: bool, newest: int | None = None) -> Transitions:
         batch = new_batch(n, *self.real.row_sizes, column=column)
         from_real = self._real_rows(n)
         if from_real:
-            self.real.fill(batch, 0, from_real)
+            self.real.fill(batch, 0, from_real, newest)
         if from_real < n:
             self.imagined.fill(batch, from_real, n - from_real)
         return batch

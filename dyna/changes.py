@@ -40,6 +40,10 @@ class Changes:
             return self.can_be_judged(now)
         return now - newest >= GROWTH * (fitted_at - newest)
 
+    def age(self, now: int) -> int | None:
+        """Steps since the last change that is proven; None where there was none."""
+        return now - max(self.proven.values()) if self.proven else None
+
     def lessons(self, rows: int, now: int, *, suspected: bool = False) -> Tensor | None:
         """From which of so many steps, oldest first, each head learns, [rows, 3]; None where all learn from all.
 

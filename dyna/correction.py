@@ -32,6 +32,7 @@ from dyna.plans import Score
 ALONE = 20  # steps of a plan at least that no critic helps
 LOOK_EVERY = 100  # steps at least whose updates, as made by an always-on learner, are worth a look at what they changed
 LOOKED_FROM = 256  # states
+WHOLE_WINDOWS = 2  # of each environment between two fits, at least
 
 log = logging.getLogger("dyna")
 
@@ -42,7 +43,8 @@ class CorrectionMixin(PlanningMixin):
     The subclass writes `mode_1` and `most_likely`, and what `PlanningMixin` asks for, except `is_confident`
     and `correct`.
 
-    :param horizon: Steps of a plan, and of the window in which its outcome is awaited.
+    :param horizon: Steps of a plan, and of the window in which its outcome is awaited, of which two in each environment
+        pass between fits at least.
     :param candidates: Plans that an iteration looks at, those of the policy among them.
     :param policy_plans: How many of them the policy makes.
     :param elites: Best candidates, from which the next iteration draws.
@@ -177,15 +179,24 @@ class CorrectionMixin(PlanningMixin):
         """Whether updates are made because of an alarm, so that they should begin where outcomes were surprising."""
         return self.learner == "gated" and bool(self.allowance.gate.alarmed) and self.configurator.outcomes.size > 0
 
+    def fit_interval(self) -> int:
+        """As ever, but so long that windows come to their end, for a fit cuts those under way."""
+        return max(super().fit_interval(), WHOLE_WINDOWS * self.horizon * self.n_envs)
+
     def is_fit_due(self) -> bool:
         """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
         asked = self.changes.wants_refit(self.num_timesteps, self._fitted_at)
-        return super().is_fit_due() or (asked and self.may_fit(self.horizon))
+        return super().is_fit_due() or (asked and self.may_fit(self.horizon * self.n_envs))
 
     def lessons(self, rows: int) -> Tensor | None:
         """Of a head that has forgotten, the steps since then."""
         lessons = self.changes.lessons(rows, self.num_timesteps)
         return None if lessons is None else lessons.to(self.device)
+
+    @property
+    def unchanged_steps(self) -> int | None:
+        """Those since the last change that is proven."""
+        return self.changes.age(self.num_timesteps)
 
     def fit_world_model(self) -> None:
         """As ever; after an alarm, a head forgets what was before where it then tells new steps better."""
@@ -195,6 +206,7 @@ class CorrectionMixin(PlanningMixin):
             if changed := self.changes.judge(self._outdated()):
                 self.forgot += 1
                 self.configurator.forget()
+                self.imagined.clear()
                 self.audits.forget()
                 self.thresholds.lead.fill_(self.audits.lead())
                 log.info("%s: the world changed about step %d", " and ".join(changed), next(iter(changed.values())))
@@ -295,6 +307,11 @@ class CorrectionMixin(PlanningMixin):
             self.changes.count_anew(back)
         return result
 
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """SB3's; what was gained is measured from the weights that are set."""
+        super().set_parameters(*args, **kwargs)
+        self.improvement.load_state_dict(self.mode_1.state_dict())
+
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""
         limits.steps("horizon", self.horizon)
@@ -306,6 +323,8 @@ class CorrectionMixin(PlanningMixin):
         if self.acting == "audited" and not self.audit:
             raise UserError("audit must be above 0 where acting=audited, or nobody is audited, got 0")
         own = self.candidates - self.policy_plans
+        if own < 1:
+            raise UserError(f"candidates must be more than policy_plans ({self.policy_plans}), got {self.candidates}")
         if not 1 <= self.elites <= own:
             raise UserError(
                 f"elites must be between 1 and {own}, the candidates that are no policy_plans, got {self.elites}"

@@ -40,7 +40,8 @@ class ForesightMixin(BasePolicy):
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """SB3's predict; with `deterministic`, every plan draws the same random numbers, else those of torch.
 
-        Raises UserError for a policy without its agent.
+        So then an action does not depend on what else is asked at the same time. Raises UserError for a policy without
+        its agent.
         """
         if not hasattr(self, "respond"):
             raise UserError(
@@ -55,13 +56,16 @@ class ForesightMixin(BasePolicy):
             warm.copy_(torch.as_tensor(state[0]))
         if episode_start is not None:
             warm[torch.as_tensor(episode_start, device=warm.device)] = self.blank[0]
-        seed = 0 if deterministic else int(torch.randint(2**62, ()))
-        response = self.respond(obs.float(), warm, deterministic, torch.Generator(obs.device).manual_seed(seed))
-        if response is None:
-            return super().predict(observation, state, episode_start, deterministic)
-        action, warm = response
-        actions = self.unscale_action(self.shaped(action))
-        return actions if vectorized else actions[0], (warm.cpu().numpy(),)
+        each, seed = (1, 0) if deterministic else (len(obs), int(torch.randint(2**62, ())))
+        action, after = [], []
+        for at_once in zip(obs.float().split(each), warm.split(each), strict=True):
+            response = self.respond(*at_once, deterministic, torch.Generator(obs.device).manual_seed(seed))
+            if response is None:
+                return super().predict(observation, state, episode_start, deterministic)
+            action.append(response[0])
+            after.append(response[1])
+        actions = self.unscale_action(self.shaped(torch.cat(action)))
+        return actions if vectorized else actions[0], (torch.cat(after).cpu().numpy(),)
 
     def shaped(self, actions: Tensor) -> np.ndarray:
         """Actions [B, A] as `unscale_action` takes them: continuous ones in the shape of their space."""

@@ -180,12 +180,14 @@ class PackedReplayBuffer(ReplayBuffer):
             raise UserError(f"cannot draw {n} different rows of {len(self)}: draw fewer, or with replacement")
         return kernels.draw_distinct(self._random, n, len(self))
 
-    def fill(self, batch: Transitions, at: int, n: int) -> None:
-        """Draw n rows into rows at, at + 1, ... of a batch on the CPU (see `rows.new_batch`)."""
+    def fill(self, batch: Transitions, at: int, n: int, newest: int | None = None) -> None:
+        """Draw n rows, of the newest or of all, into rows at, at + 1, ... of a batch on the CPU (`rows.new_batch`)."""
         filled = len(self)
         if filled == 0:
             self._refuse_empty()
-        self._store.fill_uniform(batch, at, n, self._random, 0, filled)
+        among = filled if newest is None else min(max(newest, 1), filled)
+        first = (self._oldest + filled - among) % self._store.capacity if among < filled else 0
+        self._store.fill_uniform(batch, at, n, self._random, first, among)
 
     def as_samples(self, batch: Transitions, env: VecNormalize | None = None) -> ReplayBufferSamples:
         """A batch on the CPU as SB3 hands it out: normalised, in the spaces' shapes and types, on the device."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
@@ -151,6 +152,24 @@ def test_a_second_call_of_learn_goes_on_dreaming() -> None:
     version = agent.world_model.version
     agent.learn(170)  # counted from zero: fits at steps 61, 111 and 161
     assert agent.world_model.version == version + 3
+
+
+def test_a_second_call_of_learn_fits_as_long_after_the_last_fit_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = MBPO(env=gym.make("Pendulum-v1"), **DREAMING).learn(70)  # fitted at step 61
+    fit, fitted_at = agent.fit_world_model, []
+    monkeypatch.setattr(agent, "fit_world_model", lambda: (fitted_at.append(agent.num_timesteps), fit()))
+    agent.learn(120)
+    assert fitted_at == [61, 111], "learning begins anew after as many random steps"
+
+
+def test_a_replay_buffer_of_other_environments_is_refused(tmp_path: Path) -> None:
+    agent = MBPO(env=make_vec_env("Pendulum-v1", 2), **DREAMING).learn(80)
+    agent.save_replay_buffer(tmp_path / "replay.pkl")
+    other = MBPO(env=gym.make("Pendulum-v1"), **DREAMING)
+    with pytest.raises(UserError, match=r"replay.pkl holds steps of .* \(2, 3, 1\), the agent has \(1, 3, 1\): give"):
+        other.load_replay_buffer(tmp_path / "replay.pkl")
+    other.learn(70)
+    assert len(other.replay_buffer) == 70, "its own is what it was"
 
 
 def test_a_loaded_replay_buffer_is_learned_from(tmp_path: Path) -> None:

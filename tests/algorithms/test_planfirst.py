@@ -99,6 +99,21 @@ def test_every_window_has_an_outcome_but_those_that_a_fit_cut(planner: PlanFirst
     assert planner.configurator.detectors.outcomes == 16 + 16 + 13 + 3 + 6
 
 
+def test_windows_come_to_their_end_however_many_environments_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = PlanFirst(env=make_vec_env(PushEnv, 6), **{**TINY, "model_every": 12})  # a fit every second step of each
+    judge, lengths = agent.configurator.judge, []
+    monkeypatch.setattr(agent.configurator, "judge", lambda *told: (lengths.append(told[2].length), judge(*told))[1])
+    agent.learn(200)
+    assert agent.world_model.version > 2 and lengths.count(agent.horizon) > 6
+
+
+def test_what_was_gained_is_measured_from_the_weights_that_were_loaded(planner: PlanFirst, tmp_path: Path) -> None:
+    planner.save(tmp_path / "agent.zip")
+    loaded = PlanFirst.load(tmp_path / "agent.zip", device="cpu")
+    gain = loaded.improvement.look(loaded.plan_model(), torch.as_tensor(OBS), loaded.gamma)
+    assert gain.mean == 0.0 and not gain.matters
+
+
 def test_thresholds_are_frozen_at_every_fit_however_these_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, events = PlanFirst(env=gym.make("Pendulum-v1"), **{**TINY, "model_growth": 0.3}), []
     fit, freeze = agent.fit_world_model, agent.freeze
@@ -291,6 +306,7 @@ def test_what_is_logged_says_what_was_promised_and_what_came(planner: PlanFirst)
         ({"horizon": [1, 2, 0, 9]}, r"horizon must be a whole number of at least 1, got \[1, 2, 0, 9\]"),
         ({"horizon": 2.5}, "horizon must be a whole number of at least 1, got 2.5"),
         ({"truncate": "reject_all"}, "PlanFirst learns nothing without its world model, got .* truncate=RejectAll"),
+        ({"candidates": 4}, r"candidates must be more than policy_plans \(4\), got 4"),
         ({"elites": 27}, "elites must be between 1 and 26, the candidates that are no policy_plans, got 27"),
         ({"policy": SAC.policy_aliases["MlpPolicy"]}, "policy must be MlpPolicy or a PlanFirstPolicy, got SACPolicy"),
     ],
@@ -634,7 +650,7 @@ def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None
     agent.correct = lambda verdict: None  # type: ignore[method-assign]
     agent.changes.suspected, version = {"dynamics": 110}, agent.world_model.version
     agent.model_every, agent.refits_on_alarm = 1, 0
-    agent.learn(1, reset_num_timesteps=False)
+    agent.learn(2 * agent.horizon, reset_num_timesteps=False)  # windows come to their end between two fits
     assert agent.world_model.version == version + 1
     assert agent.changes.suspected == {"dynamics": 110} and agent.refits_on_alarm == 0
     agent.model_every = 10**6

@@ -240,6 +240,28 @@ def test_a_gated_learner_rests_until_the_critic_alarms_and_then_begins_where_it_
     assert sum(tuple(row) in surprising for row in agent.sample(32).obs.tolist()) < 16
 
 
+def test_real_rows_are_learned_from_while_an_alarm_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = gated(real_share=0.5).learn(100)
+    real = {tuple(row) for row in agent.replay_buffer.all_transitions().next_obs.tolist()}
+    monkeypatch.setattr(
+        DiscretePlanFirst, "answers_alarm", property(lambda agent: agent.configurator.outcomes.size > 0)
+    )
+    rows = agent.sample(32)
+    assert agent.answers_alarm and sum(tuple(row) in real for row in rows.next_obs.tolist()) >= 16
+
+
+def test_after_a_proven_change_nothing_of_the_old_world_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = gated(real_share=0.5, refit_on_alarm=True).learn(150)
+    old = {tuple(row) for row in agent.replay_buffer.all_transitions().at(slice(100)).next_obs.tolist()}
+    agent.changes.suspected = {"dynamics": 100}
+    monkeypatch.setattr(agent, "_outdated", lambda: ["dynamics"])
+    agent.refit()
+    assert agent.changes.proven == {"dynamics": 100} and agent.unchanged_steps == 50
+    assert set(agent.imagined.sample(64).version.tolist()) == {agent.world_model.version}
+    rows = agent.sample(64)
+    assert not any(tuple(row) in old for row in rows.next_obs.tolist())
+
+
 def test_an_alarm_for_the_model_brings_a_refit() -> None:
     agent = gated(refit_on_alarm=True, model_every=60).learn(110)
     version, agent.changes.suspected = agent.world_model.version, {"dynamics": 50}

@@ -191,6 +191,16 @@ def test_all_rows_are_real_while_nothing_is_imagined() -> None:
     assert real_rows(mixed.sample(10)) == 10
 
 
+@given(st.integers(0, 30), st.integers(0, 25))
+def test_of_the_real_rows_only_the_newest_are_drawn_where_that_is_said(more: int, newest: int) -> None:
+    buffer = real()
+    for i in range(more):
+        buffer.add(*[np.full((1, S), float(i))] * 2, np.zeros((1, A)), np.zeros(1), np.zeros(1), [{}])
+    rows = MixedReplay(buffer, ring(), 0.5).sample_transitions(40, newest)
+    allowed = {tuple(row) for row in buffer.all_transitions().at(slice(-max(newest, 1), None)).obs.tolist()}
+    assert {tuple(row) for row in rows.obs.tolist()} <= allowed
+
+
 def test_a_restored_mixture_splits_the_same() -> None:
     mixed = MixedReplay(real(), full_ring(), 0.3)
     mixed.sample(7)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -39,6 +40,24 @@ def test_a_policy_that_was_loaded_alone_says_what_it_lacks(
     alone: BasePolicy = type(agent.policy).load(tmp_path / "policy.zip", device="cpu")
     with pytest.raises(UserError, match=f"a {type(alone).__name__} plans with .*: load the agent and call its predict"):
         alone.predict(agent.observation_space.sample())
+
+
+@pytest.mark.parametrize(("cls", "name"), PLANNERS)
+def test_a_deterministic_action_is_the_same_whatever_else_is_asked(
+    cls: type[PlanFirst | DiscretePlanFirst | PETS], name: str
+) -> None:
+    more = {} if cls is PETS else {"policy_plans": 2, "policy_kwargs": {"net_arch": [8]}}
+    agent = cls(env=gym.make(name), **{**TINY, **more}).learn(42)
+    agent.action_space.seed(0)
+    obs = np.stack([agent.observation_space.sample().clip(-1.0, 1.0) for _ in range(4)])
+    warm = np.stack([agent.policy.blank[0].numpy() + (0.5 if i == 2 else 0.0) for i in range(4)])
+    together, after = agent.policy.predict(obs, (warm,), deterministic=True)
+    assert after is not None
+    for i in range(4):
+        alone, its = agent.policy.predict(obs[i], (warm[i : i + 1],), deterministic=True)
+        assert its is not None
+        np.testing.assert_allclose(alone, together[i], rtol=1e-5)
+        np.testing.assert_allclose(its[0][0], after[0][i], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("cls", "name"), PLANNERS)
