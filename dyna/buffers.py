@@ -207,7 +207,10 @@ class MixedReplay:
         batch = new_batch(n, *self.real.row_sizes, column=column)
         from_real = self._real_rows(n)
         if from_real:
-            self.real.fill(batch, 0, from_real, newest)
+            if newest is None:
+                self.real.fill(batch, 0, from_real)
+            else:
+                self.real.fill_from_newest(batch, 0, from_real, newest)
         if from_real < n:
             self.imagined.fill(batch, from_real, n - from_real)
         return batch

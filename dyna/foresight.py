@@ -58,8 +58,9 @@ class ForesightMixin(BasePolicy):
             warm[torch.as_tensor(episode_start, device=warm.device)] = self.blank[0]
         each, seed = (1, 0) if deterministic else (len(obs), int(torch.randint(2**62, ())))
         action, after = [], []
-        for at_once in zip(obs.float().split(each), warm.split(each), strict=True):
-            response = self.respond(*at_once, deterministic, torch.Generator(obs.device).manual_seed(seed))
+        for asked, start in zip(torch.split(obs.float(), each), torch.split(warm, each), strict=True):
+            rng = torch.Generator(obs.device).manual_seed(seed)
+            response = self.respond(asked, start, deterministic, rng)
             if response is None:
                 return super().predict(observation, state, episode_start, deterministic)
             action.append(response[0])

@@ -180,13 +180,18 @@ class PackedReplayBuffer(ReplayBuffer):
             raise UserError(f"cannot draw {n} different rows of {len(self)}: draw fewer, or with replacement")
         return kernels.draw_distinct(self._random, n, len(self))
 
-    def fill(self, batch: Transitions, at: int, n: int, newest: int | None = None) -> None:
-        """Draw n rows, of the newest or of all, into rows at, at + 1, ... of a batch on the CPU (`rows.new_batch`)."""
+    def fill(self, batch: Transitions, at: int, n: int) -> None:
+        """Draw n rows into rows at, at + 1, ... of a batch on the CPU (see `rows.new_batch`)."""
         filled = len(self)
         if filled == 0:
             self._refuse_empty()
-        among = filled if newest is None else min(max(newest, 1), filled)
-        first = (self._oldest + filled - among) % self._store.capacity if among < filled else 0
+        self._store.fill_uniform(batch, at, n, self._random, 0, filled)
+
+    def fill_from_newest(self, batch: Transitions, at: int, n: int, newest: int) -> None:
+        """As `fill`, but uniformly from so many rows that were added last, at least one."""
+        self._refuse_empty()
+        among = min(max(newest, 1), len(self))
+        first = (self._oldest + len(self) - among) % self._store.capacity
         self._store.fill_uniform(batch, at, n, self._random, first, among)
 
     def as_samples(self, batch: Transitions, env: VecNormalize | None = None) -> ReplayBufferSamples:
