@@ -119,7 +119,8 @@ def test_a_plan_goes_on_where_the_last_one_was_and_an_episodes_start_forgets_it(
     finally:
         del planner.plan  # type: ignore[method-assign]
     assert state is not None
-    assert not seen[0][1].any() and torch.equal(seen[0][::2], torch.as_tensor(state[0])[::2])
+    warm = torch.cat(seen)
+    assert not warm[1].any() and torch.equal(warm[::2], torch.as_tensor(state[0])[::2])
 
 
 def test_a_new_episode_starts_without_a_plan() -> None:
