@@ -131,6 +131,11 @@ class DynaMixin(OffPolicyAlgorithm):
             return False
         return self._fitted_at is None or self.num_timesteps - self._fitted_at >= every
 
+    def count_anew(self, back: int) -> None:
+        """Another call of `learn` counts steps so many lower, from zero; the replay is what it was."""
+        if self._fitted_at is not None:
+            self._fitted_at -= back
+
     def lessons(self, rows: int) -> Tensor | None:
         """From which of so many real transitions, oldest first, the heads of the model learn, [B, 3]; None is all."""
         return None
@@ -267,8 +272,8 @@ class DynaMixin(OffPolicyAlgorithm):
             )
         before = self.num_timesteps
         result = super()._setup_learn(*args, **kwargs)
-        if self._fitted_at is not None:
-            self._fitted_at += self.num_timesteps - before  # another call of learn() may count from zero
+        if (back := before - self.num_timesteps) > 0:
+            self.count_anew(back)
         return result
 
     def _refuse_what_does_not_fit(self) -> None:

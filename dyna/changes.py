@@ -35,10 +35,10 @@ class Changes:
 
     def wants_refit(self, now: int, fitted_at: int | None) -> bool:
         """Whether what is suspected can be judged, or what is known of the changed world has grown much since a fit."""
-        newest = max(self.proven.values(), default=None)
-        if self.can_be_judged(now) or newest is None or fitted_at is None:
-            return self.can_be_judged(now)
-        return now - newest >= GROWTH * (fitted_at - newest)
+        if self.can_be_judged(now):
+            return True
+        age = self.age(now)
+        return age is not None and fitted_at is not None and age >= GROWTH * (age - (now - fitted_at))
 
     def age(self, now: int) -> int | None:
         """Steps since the last change that is proven; None where there was none."""

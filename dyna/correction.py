@@ -299,18 +299,16 @@ class CorrectionMixin(PlanningMixin):
         self.allowance = allowance(self.learner, opening=self.opening, budget=self.budget, ratio=self.update_ratio)
         self.improvement = Improvement(self.mode_1, self.most_likely)
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        before = self.num_timesteps
-        result = super()._setup_learn(*args, **kwargs)
-        if (back := before - self.num_timesteps) > 0:  # steps are counted anew, and the replay is what it was
-            self.taught_at = self.learning_starts  # nobody learns before
-            self.changes.count_anew(back)
-        return result
+    def count_anew(self, back: int) -> None:
+        """As ever; the world changed so many steps lower, too."""
+        super().count_anew(back)
+        self.taught_at = self.learning_starts  # nobody learns before
+        self.changes.count_anew(back)
 
     def set_parameters(self, *args: Any, **kwargs: Any) -> None:
         """SB3's; what was gained is measured from the weights that are set."""
         super().set_parameters(*args, **kwargs)
-        self.improvement.load_state_dict(self.mode_1.state_dict())
+        self.improvement.begin()
 
     def _check(self) -> None:
         """Raise UserError for settings that no plan can be made with."""

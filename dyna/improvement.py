@@ -58,11 +58,15 @@ class Improvement:
         self.network, self.act = network, act
         self.before = copy.deepcopy(network)
 
+    def begin(self) -> None:
+        """What is gained is measured from here."""
+        self.before.load_state_dict(self.network.state_dict())
+
     def look(self, model: PlanModel, obs: Tensor, gamma: float) -> Gain:
         """What was gained since the last look in states [B, S]; the next is measured from here."""
         policies = [lambda state, net=net: self.act(net, state) for net in (self.network, self.before)]
         new, old = imagined_returns(model, obs, policies, steps=STEPS, gamma=gamma)
-        self.before.load_state_dict(self.network.state_dict())
+        self.begin()
         gain = new - old
         low, middle, high = new.quantile(torch.tensor([0.25, 0.5, 0.75]).to(new)).tolist()
         return Gain(float(gain.mean()), float(gain.std() / len(gain) ** 0.5), high - low, abs(middle))

@@ -30,14 +30,13 @@ _NOT_NEGATIVE = (
     *("curiosity", "model_growth", "learning_rate", "ent_coef", "vf_coef", "clip_range", "delta_std", "max_grad_norm"),
     *("noise_std", "rms_prop_eps", "target_policy_noise", "target_noise_clip", "target_kl", "cg_damping"),
 )
-_FINITE = ("target_entropy", "pessimism")
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES, (0, 1)),
     **dict.fromkeys(_COUNTS, (1, math.inf)),
     **dict.fromkeys((*_COUNTS_FROM_ZERO, *_NOT_NEGATIVE), (0, math.inf)),
     # -1: as many updates as there were steps, and no noise drawn anew within a rollout
     **dict.fromkeys(("gradient_steps", "sde_sample_freq"), (-1, math.inf)),
-    **dict.fromkeys(_FINITE, (-math.inf, math.inf)),
+    **dict.fromkeys(("target_entropy", "pessimism"), (-math.inf, math.inf)),
 }
 """The least and the most, both allowed but for infinity."""
 
@@ -72,6 +71,6 @@ def check(settings: Mapping[str, Any]) -> None:
             fits = isinstance(value, Integral if name in _WHOLE else Real) and math.isfinite(value)
             if not (fits and least <= value <= most):
                 kind = "" if fits else "a whole number of " if name in _WHOLE else "a finite number of "
-                wanted = f"in [{least}, {most}]" if most < math.inf else f"{kind}at least {least}"
-                wanted = "a finite number" if name in _FINITE else wanted
+                bounded = f"{kind}at least {least}" if least > -math.inf else "a finite number"
+                wanted = f"in [{least}, {most}]" if most < math.inf else bounded
                 raise UserError(f"{name} must be {wanted}, got {value!r:.80}")
