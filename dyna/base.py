@@ -43,6 +43,11 @@ def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherw
     return made
 
 
+def _of_the_model(seed: int | None) -> int:
+    """The seed from which a model draws; of None, one that nobody foretells."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
 class DynaMixin(OffPolicyAlgorithm):
     """Put before an SB3 off-policy class, it adds a world model, imagined replay and what a checkpoint needs of them.
 
@@ -226,6 +231,14 @@ class DynaMixin(OffPolicyAlgorithm):
         self.updates = dict(state["updates"])
         self.world_model_metrics = dict(state["world_model_metrics"])
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As SB3's, which it calls; the model, imagination and both kinds of replay draw anew from the seed, too."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "rng"):  # SB3 calls it first while it is being set up
+            self.rng.manual_seed(_of_the_model(seed))
+            self.imagined.reseed(np.random.default_rng(_of_the_model(seed)))
+            self.replay_buffer.reseed(None)  # SB3 has seeded NumPy's global generator
+
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """As SB3's; raises UserError for a buffer of another class, or of other environments."""
         mine = self.replay_buffer
@@ -245,7 +258,7 @@ class DynaMixin(OffPolicyAlgorithm):
         self._refuse_what_does_not_fit()
         super()._setup_model()
         # the model draws from generators of its own: the learner's stream of numbers stays SB3's, draw for draw
-        seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+        seed = _of_the_model(self.seed)
         self.rng = torch.Generator(device=self.device).manual_seed(seed)
         obs_size, action_size = spaces.flatdim(self.observation_space), spaces.flatdim(self.action_space)
         with torch.random.fork_rng():
@@ -294,7 +307,7 @@ class DynaMixin(OffPolicyAlgorithm):
             )
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise UserError(
-                f"{name} takes flat Box observations, got {space}: wrap the environment in FlattenObservation"
+                f"{name} takes flat Box observations, got {space}: wrap the environment in dyna.spaces.learnable"
             )
         if self._vec_normalize_env is not None:
             raise UserError(

@@ -124,10 +124,10 @@ def _learnable(env: gym.Env[Any, Any], config: RunConfig) -> gym.Env[Any, Any]:
 
     To an algorithm that keeps a table it is what the environment says it is, or one number where that has parts.
     """
-    guarded = spaces.counted_from_zero(Guarded(env))
+    guarded = Guarded(env)
     if registry.is_tabular(registry.find(config.algo)):
-        return numbering.numbered(guarded)
-    return spaces.flattened(guarded)
+        return numbering.numbered(spaces.counted_from_zero(guarded))
+    return spaces.learnable(guarded)
 
 
 def _failing(env: Monitor[Any, Any], config: RunConfig) -> gym.Env[Any, Any]:

@@ -34,6 +34,10 @@ class ImaginedBuffer:
         self.device = torch.device(device)
         self._store = _new_store(capacity, obs_size, action_size)
         self._first, self._filled = 0, 0  # the oldest row, and how many lie in the ring from there
+        self.reseed(rng)
+
+    def reseed(self, rng: np.random.Generator | None) -> None:
+        """Draw from now on what follows from a generator; None is NumPy's global one."""
         self._random = new_stream(rng)
 
     @property

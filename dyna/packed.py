@@ -58,7 +58,8 @@ class PackedReplayBuffer(ReplayBuffer):
         name = type(self).__name__
         if isinstance(observation_space, (spaces.Dict, spaces.Tuple)):
             raise UserError(
-                f"{name} stores flat observations, got {observation_space}: wrap the environment in FlattenObservation"
+                f"{name} stores flat observations, got {observation_space}: wrap the environment in "
+                "dyna.spaces.learnable"
             )
         if optimize_memory_usage:
             raise UserError(f"{name} keeps final observations, got optimize_memory_usage=True: leave it out")
@@ -69,8 +70,12 @@ class PackedReplayBuffer(ReplayBuffer):
         self.buffer_size = max(buffer_size // n_envs, 1)
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
-        self._random = new_stream(rng)
+        self.reseed(rng)
         self._allocate()
+
+    def reseed(self, rng: np.random.Generator | None) -> None:
+        """Draw from now on what follows from a generator; None is NumPy's global one."""
+        self._random = new_stream(rng)
 
     def __len__(self) -> int:
         """Rows stored, over all environments; SB3's `size()` counts steps."""

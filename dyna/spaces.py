@@ -57,6 +57,14 @@ def _refuse_box(env_id: str, space: spaces.Box) -> None:
         )
 
 
+def learnable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment as the trainer shows it to algorithms: one vector is observed, actions are counted from 0.
+
+    What `dyna train` saved loads with it: `DHMBPO.load("best_model.zip", env=learnable(env))`.
+    """
+    return flattened(counted_from_zero(env))
+
+
 def flattened(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """The environment with observations that are one vector, by gymnasium's own wrappers; an image stays an image.
 

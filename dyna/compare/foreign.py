@@ -117,11 +117,17 @@ def _from_monitors(paths: list[Path]) -> Curve | None:
 def _who(folder: Path) -> tuple[str, str, int]:
     """Environment, algorithm and seed: from RL Zoo's args.yml, else from the monitor's head and the folder's name."""
     args = _zoo_arguments(folder)
-    number = re.fullmatch(r"(.+)_(\d+)", folder.name)  # RL Zoo's <algo>/<env>_<number>/
-    env = args.get("env") or _monitored(folder) or (number[1] if number else folder.name)
-    algo = args.get("algo") or (folder.parent.name if number else folder.name)
+    numbered = re.fullmatch(r"(.+?)_(?:seed_?)?(\d+)", folder.name)  # sac_seed1, or RL Zoo's <algo>/<env>_<number>/
+    name, number = numbered.groups() if numbered else (folder.name, "0")
+    env = args.get("env") or _monitored(folder) or (name if re.search(r"-v\d+$", name) else None)
+    if env is None:
+        raise UserError(
+            f"{folder} does not tell the environment of its evaluations: keep its monitor.csv beside them, or call the "
+            "folder as RL Zoo does, <algorithm>/<environment>_<seed>"
+        )
+    algo = args.get("algo") or (folder.parent.name if name == env else name)
     seed = args.get("seed", "")
-    return env, algo, int(seed) if seed.isdigit() else int(number[2]) if number else 0
+    return env, algo, int(seed if seed.isdigit() else number)
 
 
 def _zoo_arguments(folder: Path) -> dict[str, str]:

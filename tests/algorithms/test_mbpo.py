@@ -172,6 +172,19 @@ def test_a_replay_buffer_of_other_environments_is_refused(tmp_path: Path) -> Non
     assert len(other.replay_buffer) == 70, "its own is what it was"
 
 
+def test_a_loaded_agent_learns_on_as_its_new_seed_says(dreamer: MBPO, tmp_path: Path) -> None:
+    dreamer.save(tmp_path / "agent.zip")
+
+    def learned_on(seed: int) -> dict[str, torch.Tensor]:
+        agent = MBPO.load(tmp_path / "agent.zip", env=gym.make("Pendulum-v1"), device="cpu")
+        agent.set_random_seed(seed)
+        return weights(agent.learn(120))
+
+    first, again, other = learned_on(7), learned_on(7), learned_on(8)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
 def test_a_loaded_replay_buffer_is_learned_from(tmp_path: Path) -> None:
     agent = MBPO(env=gym.make("Pendulum-v1"), **DREAMING).learn(100)
     agent.save(tmp_path / "agent.zip")
@@ -219,7 +232,7 @@ class GridEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 def test_environments_that_do_not_fit_are_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match="FlattenObservation"):
+    with pytest.raises(UserError, match="dyna.spaces.learnable"):
         MBPO("MlpPolicy", GridEnv())
     with pytest.raises(UserError, match=r"Box actions are needed, got Discrete\(2\): MBDQN takes Discrete ones"):
         MBPO(env="CartPole-v1")

@@ -332,8 +332,8 @@ def test_a_row_touches_as_few_cache_lines_as_it_can() -> None:
 
 
 MISUSES: dict[str, tuple[Any, str]] = {
-    "dict": (lambda: PackedReplayBuffer(4, spaces.Dict({"a": OBS}), ACTION), "FlattenObservation"),
-    "tuple": (lambda: PackedReplayBuffer(4, spaces.Tuple((OBS,)), ACTION), "FlattenObservation"),
+    "dict": (lambda: PackedReplayBuffer(4, spaces.Dict({"a": OBS}), ACTION), "dyna.spaces.learnable"),
+    "tuple": (lambda: PackedReplayBuffer(4, spaces.Tuple((OBS,)), ACTION), "dyna.spaces.learnable"),
     "memory": (lambda: PackedReplayBuffer(4, OBS, ACTION, optimize_memory_usage=True), "optimize_memory_usage"),
     "large": (lambda: PackedReplayBuffer(4, spaces.Discrete(2**24 + 1), ACTION), "16,777,217"),
     "box": (lambda: PackedReplayBuffer(4, spaces.Box(0, 2**30, (1,), np.int64), ACTION), "1,073,741,824"),

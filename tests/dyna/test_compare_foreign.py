@@ -51,6 +51,21 @@ def test_sb3_s_evaluations_are_means_over_their_episodes(tmp_path: Path) -> None
     assert curve.steps.tolist() == [100, 200] and curve.returns.tolist() == [2, 6] and curve.seconds is None
 
 
+@pytest.mark.parametrize("name", ["sac_3", "sac_seed3", "sac_seed_3", "sac/Hopper-v5_3", "sac/Hopper-v5_seed3"])
+def test_a_folder_s_number_is_the_seed(tmp_path: Path, name: str) -> None:
+    npz(tmp_path / name)
+    (tmp_path / name / "monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Hopper-v5"}\nr,l,t\n1,10,0.5\n')
+    (curve,) = foreign.read(tmp_path)
+    assert (curve.env, curve.label, curve.seed) == ("Hopper-v5", "sac", 3)
+
+
+@pytest.mark.parametrize("name", ["logs", "sac_1", "my_sac"])
+def test_evaluations_of_nobody_knows_what_are_not_drawn_under_a_wrong_name(tmp_path: Path, name: str) -> None:
+    npz(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name} does not tell the environment of its evaluations: keep its monitor"):
+        foreign.read(tmp_path)
+
+
 def test_rl_zoo_s_arguments_name_the_curve_and_run_no_code(tmp_path: Path) -> None:
     npz(tmp_path / "logs" / "sac" / "Hopper-v4_3")
     (tmp_path / "logs" / "sac" / "Hopper-v4_3" / "Hopper-v4").mkdir()

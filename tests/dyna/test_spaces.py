@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import PPO
 
-from dyna.spaces import flattened, is_vector, names
+from dyna import agents, envs
+from dyna.config import RunConfig
+from dyna.spaces import flattened, is_vector, learnable, names
+from tests.probes import AnyEnv, CategoriesEnv
 
 NESTED = spaces.Dict(
     {
@@ -104,3 +109,12 @@ def test_a_vector_and_an_image_stay_what_they_are() -> None:
 def test_categories_alone_take_a_byte_each() -> None:
     assert flattened(Fixed(spaces.Discrete(500))).observation_space.dtype == np.uint8
     assert flattened(Fixed(NESTED)).observation_space.dtype == np.float32
+
+
+@pytest.mark.parametrize("cls", [AnyEnv, CategoriesEnv], ids=lambda cls: cls.__name__)
+def test_what_the_trainer_saved_loads_with_the_environment_as_it_shows_it(tmp_path: Path, cls: Any) -> None:
+    config = RunConfig(env=f"tests.probes:{cls.__name__}", algo="ppo", runs=tmp_path)
+    trained = agents.make(config, envs.make(config))
+    trained.save(tmp_path / "model.zip")
+    loaded = PPO.load(tmp_path / "model.zip", env=learnable(cls()))
+    assert loaded.action_space == trained.action_space and loaded.observation_space == trained.observation_space
