@@ -181,12 +181,12 @@ class CorrectionMixin(PlanningMixin):
 
     def fit_interval(self) -> int:
         """As ever, but so long that windows come to their end, for a fit cuts those under way."""
-        return max(super().fit_interval(), WHOLE_WINDOWS * self.horizon * self.n_envs)
+        return max(super().fit_interval(), WHOLE_WINDOWS * self.window)
 
     def is_fit_due(self) -> bool:
         """As ever, after an alarm for a head of the model, and while what is known of a changed world grows fast."""
         asked = self.changes.wants_refit(self.num_timesteps, self._fitted_at)
-        return super().is_fit_due() or (asked and self.may_fit(self.horizon * self.n_envs))
+        return super().is_fit_due() or (asked and self.may_fit(self.window))
 
     def lessons(self, rows: int) -> Tensor | None:
         """Of a head that has forgotten, the steps since then."""

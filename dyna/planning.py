@@ -57,6 +57,11 @@ class PlanningMixin(RecedingHorizonMixin):
     audits: Audits  # of plans and of the policy
     plans: Ring  # obs [S], mean [A], std [A] of the first action of the plans made
 
+    @property
+    def window(self) -> int:
+        """Environment steps in which the outcome of a plan comes in, all environments together."""
+        return self.horizon * self.n_envs
+
     def blank(self) -> Tensor:
         """No action: zeros [1, H, A]."""
         return torch.zeros(1, self.horizon, self.world_model.action_size, device=self.device)
@@ -151,7 +156,7 @@ class PlanningMixin(RecedingHorizonMixin):
         reacts = self.is_confident(obs)
         if self.acting == "confident":
             reacts &= torch.rand(len(obs), generator=self.rng, device=self.device) >= self.audit
-            reacts &= self.num_timesteps - self.alarmed_at > self.horizon * self.n_envs
+            reacts &= self.num_timesteps - self.alarmed_at > self.window
         return reacts
 
     def _promise(self, obs: Tensor, intended: Tensor, follows: Tensor) -> None:
@@ -241,7 +246,7 @@ class PlanningMixin(RecedingHorizonMixin):
     def forget_episodes(self) -> None:
         """New episodes start in all environments, and nothing that was promised of the old ones will come."""
         super().forget_episodes()
-        self.alarmed_at = -self.horizon * self.n_envs - 1
+        self.alarmed_at = -self.window - 1
         self.trusted = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
         self.configurator.windows = Windows(self.n_envs, self.horizon, self.device)
         self.audits.begin(self.n_envs, self.device)
