@@ -44,7 +44,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
             result = self.env.reset(**kwargs)
             wrong = _misshapen(result, "obs, info") or fault(self._observations, result[0])
         except Exception as error:
-            raise self._failed("reset", _raised(error)) from error
+            raise self._failed("reset", raised(error)) from error
         if wrong:
             raise self._failed("reset", f"returned {wrong}")
         return self._own(result[0]), result[1]
@@ -60,7 +60,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
                 obs, reward, terminated, truncated, info = result
                 return self._own(obs), float(reward), bool(terminated), bool(truncated), info
         except Exception as error:
-            raise self._failed(f"step({shown(action)})", _raised(error)) from error
+            raise self._failed(f"step({shown(action)})", raised(error)) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             self.env.close()
         except Exception as error:
-            say(f"{type(self.unwrapped).__name__}.close {_raised(error)}")
+            say(f"{type(self.unwrapped).__name__}.close {raised(error)}")
 
     def _own(self, obs: Any) -> Any:
         """A copy: some environments write the next observation, or that of the next episode, into the same array."""
@@ -158,5 +158,6 @@ def _bad_reward(reward: Any) -> str | None:
     return None if math.isfinite(reward) and abs(reward) <= FLOAT32 else f"the reward {shown(reward)}"
 
 
-def _raised(error: Exception) -> str:
+def raised(error: Exception) -> str:
+    """What an environment's own code raised, in one line, as in `Env.step raised ...`."""
     return " ".join(f"raised {type(error).__name__}: {error}".split())

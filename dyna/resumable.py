@@ -7,6 +7,7 @@ An environment that carries more may define `get_state() -> tree` and `set_state
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 
 from dyna import fingerprint, generators
 from dyna.errors import UserError
-from dyna.guard import EnvironmentFailed
+from dyna.guard import EnvironmentFailed, raised
 from dyna.progress import say
 from dyna.tree import ATOMS, Tree, is_plain, same
 
@@ -34,7 +35,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._own_state = all(callable(getattr(env.unwrapped, name, None)) for name in ("get_state", "set_state"))
+        self._own_state = _tells_its_state(env.unwrapped)
         self._known = False
         self._draws_globally = True
         self._before: dict[str, Tree] = {}
@@ -113,12 +114,15 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         return self._play_back(state)
 
     def _put_own(self, state: dict[str, Tree]) -> str | None:
-        self.env.unwrapped.set_state(state["own"])  # type: ignore[attr-defined]
+        called = f"{type(self.env.unwrapped).__name__}.set_state"
+        try:
+            self.env.unwrapped.set_state(state["own"])  # type: ignore[attr-defined]
+        except Exception as error:  # the environment's own code
+            self.reset()
+            return f"{called} {raised(error)}, so a new episode starts"
         put_carried(self.env, state["after"])
         self._obs, self.steps = state["obs"], state["steps"]
-        if not same(self._get_state(), state["own"]):
-            return f"{type(self.env.unwrapped).__name__}.set_state does not put back what get_state returned"
-        return None
+        return None if same(self._get_state(), state["own"]) else f"{called} does not put back what get_state returned"
 
     def _play_back(self, state: dict[str, Tree]) -> str | None:
         if state["steps"] >= LONG:
@@ -177,6 +181,20 @@ class Actions:
         """Forget all; the newest array is used again."""
         self._full.clear()
         self._used = 0
+
+
+def _tells_its_state(env: gym.Env[Any, Any]) -> bool:
+    """Whether it has `get_state()` and `set_state(state)`; MuJoCo's, of two arguments, is another method."""
+    get_state, set_state = (getattr(env, name, None) for name in ("get_state", "set_state"))
+    return _takes(get_state, 0) and _takes(set_state, 1) and not _takes(set_state, 0)
+
+
+def _takes(method: Any, arguments: int) -> bool:
+    try:
+        inspect.signature(method).bind(*[None] * arguments)
+    except (TypeError, ValueError):  # it takes others, or is no method; one of compiled code does not tell
+        return False
+    return True
 
 
 def carried(env: gym.Env[Any, Any]) -> list[dict[str, Tree]]:

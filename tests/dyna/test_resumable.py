@@ -97,6 +97,21 @@ class Stateful(Hidden):
         self.np_random.bit_generator.state = state["rng"]
 
 
+class Classic(Noisy):
+    """Its methods of these names take and give something else, as those of MuJoCo's environments."""
+
+    def get_state(self, flag: int) -> Any:
+        raise NotImplementedError
+
+    def set_state(self, qpos: Any, qvel: Any) -> None:
+        raise NotImplementedError
+
+
+class GivesOnly(Classic):
+    def get_state(self, flag: int = 0) -> Any:
+        return self.place
+
+
 def follow(env: gym.Env[Any, Any], steps: int) -> list[Any]:
     """What an environment does for as many steps, with actions that are always the same."""
     rng, seen = np.random.default_rng(3), []
@@ -138,6 +153,8 @@ EXACT: list[Callable[[], gym.Env[Any, Any]]] = [
     OwnGenerator,
     Curriculum,
     Stateful,
+    Classic,
+    GivesOnly,
 ]
 
 
@@ -263,6 +280,19 @@ def test_a_set_state_that_forgets_something_is_told() -> None:
     follow(first, 5)
     second.reset(seed=0)
     assert second.restore(first.state()) == "Forgetful.set_state does not put back what get_state returned"
+
+
+def test_a_set_state_that_raises_is_told_and_a_new_episode_starts() -> None:
+    class Fussy(Stateful):
+        def set_state(self, state: dict[str, Any]) -> None:
+            raise KeyError("wheels")
+
+    first, second = limited(Fussy), limited(Fussy)
+    first.reset(seed=11)
+    follow(first, 5)
+    second.reset(seed=0)
+    assert second.restore(first.state()) == "Fussy.set_state raised KeyError: 'wheels', so a new episode starts"
+    assert (second.steps, second.state()["steps"]) == (0, 0)
 
 
 def test_an_episode_that_fails_when_it_is_played_back_gives_way_to_a_new_one() -> None:
