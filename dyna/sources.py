@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import pkgutil
 import platform
+import sys
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import resolve_name
 from pathlib import Path
@@ -31,8 +35,9 @@ def code_version(algo: str, env: str) -> str:
 
     Hashed are the trainer, the algorithm's module and the environment's, as far as they do not belong to PACKAGES, each
     with what it imports from its own top-level package and from the current folder; the releases of PACKAGES and of
-    Python. Comments, layout and docstrings do not count, and of a module without Python source only the name does.
-    Raises UserError for an unknown algorithm.
+    Python. Comments, layout and docstrings do not count, and of a module without Python source, or whose source cannot
+    be read, only the name does. What is only named, as inside a function, is not imported. Raises UserError for an
+    unknown algorithm.
     """
     search_here()
     modules = _with_imports("dyna.train")
@@ -92,13 +97,22 @@ def _imports(module: str) -> tuple[str, ...]:
 def _imports_of(file: Path, stamp: tuple[int, int], above: str) -> tuple[str, ...]:
     """What a file imports; `above` is the package that its relative imports start from."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Import):
             found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            origin = resolve_name("." * node.level + (node.module or ""), above)
-            found += (origin, *(f"{origin}.{alias.name}" for alias in node.names))
+            with contextlib.suppress(ImportError):  # as the import itself raises, where it starts above its package
+                origin = resolve_name("." * node.level + (node.module or ""), above)
+                found += (origin, *(f"{origin}.{alias.name}" for alias in node.names))
     return tuple(found)
+
+
+def _parsed(file: Path) -> ast.Module:
+    """The program in a file; an empty one where the file cannot be read, or is written for another Python."""
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ast.parse("")
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -110,11 +124,22 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _origin(name: str) -> Path | None:
     """The source of a module, or None where a name is no module, only something in one, or has no Python source."""
     try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # its parent is no package; it has no spec, as `__main__`
+        spec = _spec(name)
+    except (ImportError, ValueError):  # it has no spec, as `__main__`
         return None
     origin = spec.origin if spec else None
-    return Path(origin).resolve() if origin and origin.endswith(".py") else None
+    return Path(origin).resolve() if origin and origin.endswith(".py") and Path(origin).is_file() else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """As `find_spec`, which imports the package of a module that is not: what nobody imports might fail, or act."""
+    package = name.rpartition(".")[0]
+    if not package or name in sys.modules:
+        return importlib.util.find_spec(name)
+    above = _spec(package)
+    folders = (above.submodule_search_locations if above else None) or ()
+    found = (finder.find_spec(name) for finder in map(pkgutil.get_importer, folders) if finder)
+    return next((spec for spec in found if spec), None)
 
 
 def _learning_code(module: str) -> str:
@@ -125,7 +150,7 @@ def _learning_code(module: str) -> str:
 
 @functools.cache
 def _code_of(file: Path, stamp: tuple[int, int]) -> str:
-    tree = ast.parse(file.read_bytes())
+    tree = _parsed(file)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             told = [each for each in node.body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)]

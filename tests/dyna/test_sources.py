@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -72,6 +74,36 @@ def test_an_environment_that_gymnasium_finds_by_its_id_counts_too(version, monke
     before = sources.code_version("sac", "CartOfTestSources-v0")
     version(CART.replace("1.0", "2.0"))
     assert sources.code_version("sac", "CartOfTestSources-v0") != before
+
+
+def test_what_is_named_and_not_imported_counts_and_stays_so(version, tmp_path: Path) -> None:
+    package = tmp_path / f"lazy_{tmp_path.name}"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit")
+    cart = f"{CART}\n    def film(self):\n        from {package.name}.deep.lens import width\n"
+    versions = set()
+    for width in (1, 22):
+        (package / "deep" / "lens.py").write_text(f"width = {width}")
+        versions.add(version(cart))
+    assert len(versions) == 2
+    assert package.name not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["print 'of Python 2'", "\0", "# coding: nonsense", "from ... import above"])
+def test_a_file_that_nobody_can_import_ends_nothing(version, tmp_path: Path, text: str) -> None:
+    (tmp_path / f"odd_{tmp_path.name}.py").write_text(text)
+    assert version(f"{CART}\n    def film(self):\n        import odd_{tmp_path.name}\n")
+
+
+def test_a_module_in_an_archive_has_no_file_that_could_be_read(
+    version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, module = tmp_path / "lenses.zip", f"packed_{tmp_path.name}"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(f"{module}.py", "width = 1")
+    monkeypatch.syspath_prepend(str(archive))
+    assert sources._origin(module) is None
+    assert version(CART.replace("from wheels", f"import {module}\nfrom wheels"))
 
 
 def test_an_unknown_algorithm_is_told() -> None:
