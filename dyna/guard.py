@@ -17,6 +17,8 @@ from dyna.progress import say
 FLOAT32 = float(np.finfo(np.float32).max)
 _SAFE_SQUARE = 1e76  # the sum of squares up to which every number is finite in float32
 _ROUNDING = 1e-6  # of an action's bounds: scaling to them and back costs that much in float32
+MONITORS = "episode"
+"""The key of an info in which SB3 expects what its monitor says where an episode has ended."""
 
 
 class EnvironmentFailed(RunFailed):
@@ -32,6 +34,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
 
     That is NaN, infinity and what is infinite in float32; a shape that the space does not have; what its dtype does not
     hold. An action that misses its bounds by rounding is put on them; for any other outside the space, ActionRefused.
+    Whoever comes behind writes into a copy of the info, without the environment's own MONITORS.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -55,10 +58,11 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result = self.env.step(action)
             wrong = _misshapen(result, "obs, reward, terminated, truncated, info") or _bad_reward(result[1])
-            wrong = wrong or fault(self._observations, result[0])
+            wrong = wrong or fault(self._observations, result[0]) or _bad_success(*result[2:])
             if not wrong:
                 obs, reward, terminated, truncated, info = result
-                return self._own(obs), float(reward), bool(terminated), bool(truncated), info
+                told = {key: value for key, value in info.items() if key != MONITORS}
+                return self._own(obs), float(reward), bool(terminated), bool(truncated), told
         except Exception as error:
             raise self._failed(f"step({shown(action)})", raised(error)) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
@@ -156,6 +160,13 @@ def _bad_reward(reward: Any) -> str | None:
     if isinstance(reward, np.ndarray) and reward.shape:
         return f"a reward of shape {reward.shape}, which must be one number"
     return None if math.isfinite(reward) and abs(reward) <= FLOAT32 else f"the reward {shown(reward)}"
+
+
+def _bad_success(terminated: Any, truncated: Any, info: dict[str, Any]) -> str | None:
+    success = info.get("is_success") if terminated or truncated else None
+    if success is None or np.asarray(success).dtype.kind in "biuf":
+        return None
+    return f"the info's is_success {shown(success)}, of which SB3 takes the mean: make it a number, or rename it"
 
 
 def raised(error: Exception) -> str:

@@ -18,8 +18,8 @@ from dyna.guard import ActionRefused, EnvironmentFailed
 from dyna.progress import say
 from dyna.tree import Tree
 
-DROPPED = "episode_dropped"
-"""The key in a step's info under which the failure stands."""
+DROPPED = "dyna/episode_dropped"
+"""The key in a step's info under which the failure stands; no environment's own is called so."""
 ATTEMPTS = 10
 """Failures in a row, without a completed step in between, after which there is no use in going on."""
 

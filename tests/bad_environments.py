@@ -160,6 +160,16 @@ class AnotherType(Cart):
         return self.state.copy()
 
 
+class SuccessInWords(Cart):
+    def step(self, action: Any) -> Any:
+        return *super().step(action)[:4], {"is_success": "yes"}
+
+
+class EpisodeInInfo(Cart):
+    def step(self, action: Any) -> Any:
+        return *super().step(action)[:4], {"episode": self.steps}
+
+
 class OutOfBounds(Cart):
     def __init__(self) -> None:
         super().__init__()
@@ -364,6 +374,7 @@ BROKEN = {
     NotANumber: "step",
     EndlessReward: "step",
     NoReward: "step",
+    SuccessInWords: "step",
 }
 """What ends the examination, and the finding that says so."""
 ODD = {
@@ -371,6 +382,7 @@ ODD = {
     OutOfBounds: "observation bounds",
     FlagOfInt: "terminated flag",
     RewardOfArray: "reward type",
+    EpisodeInInfo: "info",
     OneArray: "gymnasium's checker",
     AnyStart: "seeding",
     AnyWind: "seeding",

@@ -269,6 +269,15 @@ class CategoriesEnv(AnyDiscreteEnv):
         return {key: value for key, value in super().obs().items() if key in ("side", "near")}
 
 
+class TalkativeEnv(AnyEnv):
+    """The same, with an info that has every key to which SB3 or the trainer gives a meaning."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        *rest, _ = super().step(action)
+        named = ("episode", "episode_dropped", "terminal_observation", "TimeLimit.truncated")
+        return *rest, {name: "third" for name in named} | {"is_success": None}
+
+
 class EndlessEnv(AnyEnv):
     """The same, drawn back to the middle: it never ends and has no time limit."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dyna.doctor.findings import Broken, Finding
-from dyna.guard import EnvironmentFailed, Guarded
+from dyna.guard import MONITORS, EnvironmentFailed, Guarded, shown
 
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
 REMEDIES = {
@@ -49,12 +49,16 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
             raise Broken("step", str(failure), REMEDIES["step"]) from failure
         self._steps += 1
         self._judge_observation(result[0])
-        _, reward, terminated, truncated, _ = self._raw.result
+        _, reward, terminated, truncated, info = self._raw.result
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, (bool, np.bool_)):
                 self.note(f"{name} flag", f"{flag!r:.40} is a {type(flag).__name__}", f"return bool({name})")
         if isinstance(reward, bool) or not isinstance(reward, (int, float, np.floating, np.integer)):
             self.note("reward type", f"{reward!r:.40} is a {type(reward).__name__}", "return float(reward)")
+        told = info.get(MONITORS)
+        if told is not None and not (terminated or truncated):
+            remedy = "rename it: SB3 expects its monitor's there, and a run leaves yours out"
+            self.note("info", f"info[{MONITORS!r}] is {shown(told)} before the episode's end", remedy)
         return result
 
     def close(self) -> None:

@@ -105,6 +105,14 @@ def test_an_endless_episode_is_saved_in_its_midst_resumed_exactly_and_evaluated_
     assert capsys.readouterr().err.count("cut after 13 steps, since the environment sets no time limit") == 3
 
 
+@pytest.mark.parametrize("algo", ["sac", "ppo", "mbpo"])
+def test_what_an_info_is_called_changes_nothing(algo: str, tmp_path: Path) -> None:
+    quiet, talkative = (go(make(algo, tmp_path, env=f"tests.probes:{env}")) for env in ("AnyEnv", "TalkativeEnv"))
+    learned = [(run.path / "last_model.safetensors").read_bytes() for run in (quiet, talkative)]
+    assert learned[0] == learned[1]
+    assert quiet.summary()["final_return_mean"] == talkative.summary()["final_return_mean"]
+
+
 @pytest.mark.parametrize("algo", ["sac", "mbpo"])
 @pytest.mark.parametrize("env", ["OneStepEnv", "TwoStepEnv"])
 def test_episodes_may_be_as_short_as_a_step(algo: str, env: str, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 
 from dyna.guard import ActionRefused, EnvironmentFailed, Guarded, fault
 
@@ -69,6 +70,10 @@ def well() -> Any:
         ),
         (lambda: (np.zeros(2), 0.0, False, {}), "returned 4 values, but Gymnasium's interface has obs, reward, term"),
         (lambda: (np.zeros(2), 0.0, np.zeros(2), False, {}), "raised ValueError"),
+        (
+            lambda: (np.zeros(2), 0.0, False, True, {"is_success": "yes"}),
+            "Scripted.step(1) returned the info's is_success 'yes', of which SB3 takes the mean: ",
+        ),
         (lambda: (np.zeros(2), 0.0, False, False, None), "returned the info None, which must be a dict"),
     ],
 )
@@ -100,6 +105,24 @@ def test_large_numbers_pass_and_types_are_pythons() -> None:
     _, *rest = env.step(0)
     assert rest == [-1e30, True, False, {}]
     assert [type(value) for value in rest] == [float, bool, bool, dict]
+
+
+@pytest.mark.parametrize("success", [None, True, 0.5, np.bool_(False), np.array([0, 1])])
+def test_what_a_mean_can_be_taken_of_passes_as_success(success: Any) -> None:
+    env = Guarded(Scripted(lambda: (np.zeros(2), 0.0, True, False, {"is_success": success})))
+    assert env.step(0)[-1]["is_success"] is success
+
+
+def test_an_info_stays_the_environments_and_the_monitor_alone_tells_of_episodes() -> None:
+    info, ends = {"episode": 7, "is_success": "not yet"}, iter([False, True, False])
+    env = Monitor(Guarded(Scripted(lambda: (np.zeros(2), 1.0, False, next(ends), info))))
+    env.reset()
+    assert "episode" not in env.step(0)[-1]
+    info["is_success"] = True  # type: ignore[assignment]
+    assert env.step(0)[-1]["episode"]["r"] == 2.0
+    env.reset()
+    assert "episode" not in env.step(0)[-1]
+    assert info == {"episode": 7, "is_success": True}
 
 
 @pytest.mark.parametrize(
