@@ -51,13 +51,12 @@ def measure(settings: RunConfig) -> Cost:
 def judge(costs: list[Cost]) -> Finding:
     """The milliseconds of each algorithm."""
     told = [f"{each.settings.algo} {each.milliseconds:.3g}" for each in costs if each.milliseconds is not None]
-    refused = [each for each in costs if each.milliseconds is None]
+    why_not = "; ".join(f"{each.settings.algo}: {each.why_not}" for each in costs if each.milliseconds is None)
     if not told:
-        why = "; ".join(f"{each.settings.algo}: {each.why_not}" for each in refused) or "none takes these actions"
-        return Finding("training step", "error", f"no algorithm could be trained: {why}", "`dyna list algorithms`")
+        seen = f"no algorithm could be trained: {why_not or 'none takes these actions'}"
+        return Finding("training step", "error", seen, "`dyna list algorithms`")
     seen = f"milliseconds an environment step, simulation and learning: {', '.join(told)}"
-    left_out = ", ".join(each.settings.algo for each in refused)
-    return Finding("training step", "ok", seen + (f"; could not be timed: {left_out}" if left_out else ""))
+    return Finding("training step", "ok", seen + (f"; could not be timed: {why_not}" if why_not else ""))
 
 
 def _short(run: RunConfig) -> dict[str, Any]:

@@ -128,6 +128,8 @@ def test_what_cannot_be_timed_is_told_with_its_reason() -> None:
     broken = costs.measure(RunConfig(env=f"{bad_environments.__name__}:NotANumber", algo="ppo"))
     assert broken.milliseconds is None and "returned the observation" in broken.why_not
     assert costs.judge([broken]).verdict == "error"
+    timed = Cost(RunConfig(env=CART, algo="sac"), 2.5)
+    assert costs.judge([timed, broken]).seen.endswith(f"sac 2.5; could not be timed: ppo: {broken.why_not}")
 
 
 def test_an_environment_too_slow_to_train_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
