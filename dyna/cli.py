@@ -155,8 +155,8 @@ def _eval(words: list[str]) -> int:
     parser.add_argument(
         "--unsafe-load",
         action="store_true",
-        help="Take a .zip file that Stable-Baselines3 saved in place of RUN, with --algo and --env. Loading it can run "
-        "code that the file holds: only for files that you trust.",
+        help="Take a .zip file that Stable-Baselines3 saved in place of RUN, with --algo and --env, and a VecNormalize "
+        "that lies beside it. Loading them can run code that they hold: only for files that you trust.",
     )
     parser.add_argument("--algo", metavar="ALGO", help="With --unsafe-load, the algorithm that saved the file.")
     parser.add_argument("--env", metavar="ENV", help="With --unsafe-load, the environment to play in.")

@@ -169,12 +169,13 @@ def evaluate(
 ) -> Evaluation:
     """Play episodes in the environment of a configuration, in a window or into a new .mp4 or .gif file.
 
-    `player` makes the agent for it. Raises UserError.
+    `player` makes the agent for it, and may wrap it. Raises UserError.
     """
     film = _film_format(video)
     env = envs.make_evaluation(config, "rgb_array" if video else "human" if render else None)
     try:
         model = player(env)
+        env = model.get_env() or env
         _show_values(model, env)
         with _film(video, film, env) as filming:
             seed = stream(seed, _PLAYING)

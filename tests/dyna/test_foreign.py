@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,9 @@ from stable_baselines3 import DQN
 
 from dyna import cli, runs
 from dyna.config import RunConfig
+from dyna.errors import UserError
+from dyna.evaluate import evaluate_run
+from dyna.foreign import evaluate_file
 from dyna.train import train
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "batch_size": 8, "buffer_size": 500}
@@ -95,9 +100,56 @@ def test_a_file_of_sb3_is_loaded_only_when_told_that_it_can_run_code(
     assert capsys.readouterr().err.count("\n") <= 1
 
 
+@pytest.fixture(scope="module")
+def normalized(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    small = {"n_steps": 32, "batch_size": 32, "policy_kwargs": {"net_arch": [8]}}
+    config = RunConfig(algo="ppo", steps=64, hyperparameters=small, normalize=True, eval_every=0, device="cpu")
+    return train(dataclasses.replace(config, runs=tmp_path_factory.mktemp("runs")), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("agent", "normalizer"),
+    [
+        ("last_model.zip", "last_model_vecnormalize.pkl"),
+        ("rl_model_64_steps", "rl_model_vecnormalize_64_steps.pkl"),
+        ("best_model.zip", "vecnormalize.pkl"),
+        ("Pendulum-v1.zip", "Pendulum-v1/vecnormalize.pkl"),
+        ("best_model.zip", "nowhere/vecnormalize.pkl"),
+    ],
+)
+def test_a_file_plays_on_observations_normalised_as_in_its_training(
+    agent: str, normalizer: str, normalized: runs.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / normalizer).parent.mkdir(exist_ok=True)
+    shutil.copy(normalized.path / "last_model.zip", tmp_path / agent)
+    shutil.copy(normalized.path / "last_model_vecnormalize.pkl", tmp_path / normalizer)
+    file = evaluate_file(tmp_path / agent, RunConfig(algo="ppo"), 1)
+    found = "nowhere" not in normalizer
+    assert (file == evaluate_run(normalized.path, 1, which="last")) == found
+    assert (f"observations are normalised by {tmp_path / normalizer}\n" in capsys.readouterr().err) == found
+
+
+@pytest.mark.parametrize("content", [b"no pickle", pickle.dumps({"obs_rms": 1})])
+def test_a_normaliser_that_does_not_fit_is_one_sentence(
+    content: bytes, trained: runs.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trained.path / "last_model.zip", tmp_path / "agent.zip")
+    (tmp_path / "vecnormalize.pkl").write_bytes(content)
+    words = ["eval", str(tmp_path / "agent.zip"), "--unsafe-load", "--algo", "dqn", "--env", "CartPole-v1"]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert "vecnormalize.pkl beside the agent does not fit CartPole-v1, move it away" in said and said.count("\n") == 1
+
+
+def test_a_normaliser_of_another_environment_is_told(normalized: runs.Run, tmp_path: Path) -> None:
+    shutil.copy(normalized.path / "last_model_vecnormalize.pkl", tmp_path / "vecnormalize.pkl")
+    with pytest.raises(UserError, match="does not fit CartPole-v1.*spaces must have the same shape"):
+        evaluate_file(tmp_path / "agent.zip", RunConfig(env="CartPole-v1", algo="ppo"), 1)
+
+
 def test_the_help_says_what_the_flag_means(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["eval", "--help"]) == 0
-    assert "can run code that the file holds" in " ".join(capsys.readouterr().out.split())
+    assert "can run code that they hold" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_film_is_not_written_over_a_file(
