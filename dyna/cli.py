@@ -160,15 +160,15 @@ def _eval(words: list[str]) -> int:
     )
     parser.add_argument("--algo", metavar="ALGO", help="With --unsafe-load, the algorithm that saved the file.")
     parser.add_argument("--env", metavar="ENV", help="With --unsafe-load, the environment to play in.")
+    pairs: dict[str, Any] = {"metavar": "KEY=VALUE", "nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("--env-kwargs", **pairs, help="With --unsafe-load, keyword arguments of the environment.")
     parser.add_argument("--episodes", metavar="N", default="10", help="Episodes to play (default: 10).")
     parser.add_argument("--seed", metavar="K", default=argparse.SUPPRESS, help="Seed of the episodes.")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="Which model (default: best).")
     parser.add_argument(
         "--reward", metavar="FN", help="Another exact reward, module:function, that an agent which plans aims at."
     )
-    parser.add_argument(
-        "-p", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="Hyperparameters to play with."
-    )
+    parser.add_argument("-p", **pairs, help="Hyperparameters to play with.")
     parser.add_argument("--stochastic", action="store_true", help="Sample actions instead of taking the policy's mode.")
     parser.add_argument("--render", action="store_true", help="Show the episodes in a window; mazes in the terminal.")
     parser.add_argument("--video", metavar="FILE", type=Path, help="Film the episodes into this file (.mp4 or .gif).")
@@ -190,8 +190,8 @@ def _eval(words: list[str]) -> int:
 
 
 def _refuse_foreign(arguments: argparse.Namespace) -> None:
-    if arguments.algo or arguments.env:
-        raise UserError("a run knows its algorithm and its environment: leave --algo and --env out")
+    if arguments.algo or arguments.env or arguments.env_kwargs:
+        raise UserError("a run knows its algorithm and its environment: leave --algo, --env and --env-kwargs out")
     if arguments.run.is_file():
         raise UserError(
             f"{str(arguments.run)!r} is a file, and loading one of Stable-Baselines3's can run code that it holds: "
@@ -204,7 +204,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     counts = {name: flags.whole(name, getattr(arguments, name), least[name]) for name in least if name in arguments}
     how = {**counts, "deterministic": not arguments.stochastic, "render": arguments.render, "video": arguments.video}
     if arguments.unsafe_load:
-        settings = config.checked(config.resolve({"algo": arguments.algo, "env": arguments.env}, preset=False))
+        told = {"algo": arguments.algo, "env": arguments.env, "env_kwargs": plain.assignments(arguments.env_kwargs)}
+        settings = config.checked(config.resolve(told, preset=False))
         from dyna import foreign
 
         result = foreign.evaluate_file(arguments.run, settings, **how)

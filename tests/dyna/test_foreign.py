@@ -89,6 +89,10 @@ def test_a_file_of_sb3_is_loaded_only_when_told_that_it_can_run_code(
     assert "can run code that it holds" in capsys.readouterr().err
     assert cli.main(["eval", str(archive), "--unsafe-load", *told]) == 0
     assert capsys.readouterr().out.startswith("return ")
+    assert cli.main(["eval", str(archive), "--unsafe-load", *told, "--env-kwargs", "max_episode_steps=3"]) == 0
+    assert capsys.readouterr().out == "return 3.0 +- 0.0, length 3.0\n"
+    assert cli.main(["eval", str(trained.path), "--env-kwargs", "max_episode_steps=3"]) == 2
+    assert "a run knows its algorithm and its environment" in capsys.readouterr().err
     trap = tmp_path / "code has run"
     poison(archive, trap)
     assert cli.main(["eval", str(archive), *told]) == 2
