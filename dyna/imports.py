@@ -15,6 +15,9 @@ def user_module(name: str, of: str) -> ModuleType:
 
     Raises UserError, in whose sentence `of` says what the module is for.
     """
+    if name.endswith(".py"):
+        module = name.removeprefix("./").removesuffix(".py").replace("/", ".")
+        raise UserError(f"{of} names a file where a module belongs: write {of.replace(name, module)}")
     search_here()
     try:
         return importlib.import_module(name)

@@ -117,6 +117,11 @@ def test_an_id_that_a_module_registers_is_made_with_its_time_limit(module: str) 
             "no_such_module:Env",
             "no module 'no_such_module' for the environment 'no_such_module:Env': put no_such_module.py",
         ),
+        (
+            "odd.py:F64",
+            "the environment 'odd.py:F64' names a file where a module belongs: write the environment 'odd:F64'",
+        ),
+        ("./tasks/odd.py:F64", "write the environment 'tasks.odd:F64'"),
         ("{}:Wark", "unknown environment '{0}:Wark': the nearest is '{0}:Walk'"),
         ("{}:Registered-v4", "unknown environment '{}:Registered-v4'"),
         ("{}:not_a_class", "'{}:not_a_class' must be a gymnasium.Env class, got 3"),

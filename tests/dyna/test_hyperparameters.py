@@ -262,3 +262,5 @@ def test_a_function_that_is_not_there_is_refused_with_what_to_do() -> None:
         hyperparameters.parse(SAC, ["learning_rate=math:sqr"])
     with pytest.raises(UserError, match="no module 'mth' for learning_rate='mth:sqrt': put mth.py into /.* or install"):
         hyperparameters.parse(SAC, ["learning_rate=mth:sqrt"])
+    with pytest.raises(UserError, match="names a file where a module belongs: write learning_rate='mth:sqrt'"):
+        hyperparameters.parse(SAC, ["learning_rate=mth.py:sqrt"])
