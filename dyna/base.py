@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor
 
 from dyna import audit, envs, generators, limits
@@ -30,6 +30,7 @@ STARTS_AT_ONCE = 10_000  # rollouts imagined side by side, for the sake of memor
 RESCORED_STEPS = 5  # depth to which predictions are held against real steps that came later
 
 log = logging.getLogger("dyna")
+SelfDyna = TypeVar("SelfDyna", bound="DynaMixin")
 
 
 def with_actions(env: GymEnv | str | None, kind: type[spaces.Space[Any]], otherwise: str) -> Any:
@@ -275,6 +276,19 @@ class DynaMixin(OffPolicyAlgorithm):
             self.imagined_capacity, obs_size, action_size, device=self.device, rng=np.random.default_rng(seed)
         )
         self.replay = MixedReplay(self.replay_buffer, self.imagined, self.real_share)
+
+    def learn(
+        self: SelfDyna,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDyna:
+        """As SB3's; where no `tb_log_name` is given, TensorBoard's folder bears the name of the class."""
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
         kept, needed = self.replay_buffer.buffer_size, -(-max(self.learning_starts, FIRST_ROWS) // self.n_envs)

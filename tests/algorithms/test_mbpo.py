@@ -226,6 +226,13 @@ def test_settings_that_make_no_sense_are_refused_in_a_sentence(wrong: dict[str, 
         MBPO(env=gym.make("Pendulum-v1"), **{**TINY, **wrong})
 
 
+def test_tensorboards_folder_bears_the_name_of_the_class(tmp_path: Path) -> None:
+    agent = MBPO(env=gym.make("Pendulum-v1"), tensorboard_log=str(tmp_path), **TINY)
+    agent.learn(1)
+    agent.learn(1, tb_log_name="mine")
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["MBPO_1", "mine_1"]
+
+
 class GridEnv(gym.Env[np.ndarray, np.ndarray]):
     observation_space = spaces.Box(-1, 1, (2, 2))
     action_space = spaces.Box(-1, 1, (1,))
