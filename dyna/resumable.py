@@ -138,7 +138,10 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         return _difference(self.env, state["held"])
 
     def _get_state(self) -> Tree:
-        return self.env.unwrapped.get_state()  # type: ignore[attr-defined]
+        try:
+            return self.env.unwrapped.get_state()  # type: ignore[attr-defined]
+        except Exception as error:  # the environment's own code
+            raise EnvironmentFailed(f"{type(self.env.unwrapped).__name__}.get_state {raised(error)}") from error
 
 
 class Actions:

@@ -11,7 +11,7 @@ import pytest
 
 from dyna import resumable
 from dyna.errors import UserError
-from dyna.guard import Guarded
+from dyna.guard import EnvironmentFailed, Guarded
 from dyna.resumable import Actions, Resumable
 from dyna.spaces import flattened
 from dyna.tree import pack, same, unpack
@@ -293,6 +293,15 @@ def test_a_set_state_that_raises_is_told_and_a_new_episode_starts() -> None:
     second.reset(seed=0)
     assert second.restore(first.state()) == "Fussy.set_state raised KeyError: 'wheels', so a new episode starts"
     assert (second.steps, second.state()["steps"]) == (0, 0)
+
+
+def test_a_get_state_that_raises_is_told() -> None:
+    class Shy(Stateful):
+        def get_state(self) -> Any:
+            raise KeyError("wheels")
+
+    with pytest.raises(EnvironmentFailed, match="Shy.get_state raised KeyError: 'wheels'"):
+        limited(Shy).reset(seed=0)
 
 
 def test_an_episode_that_fails_when_it_is_played_back_gives_way_to_a_new_one() -> None:
