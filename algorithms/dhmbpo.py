@@ -1,5 +1,4 @@
-"""Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR): one update a step, with gradients through
-the model.
+"""Double Horizon Model-Based Policy Optimization (Kubo et al. 2025, TMLR), with gradients through the model.
 
 Three things are not the paper's. Critics learn the lambda-returns of long rollouts (Dreamer: Hafner et al. 2020,
 1912.01603). These pay for what members disagree about (Plan2Explore: Sekar et al. 2020, 2005.05960), lest an agent stay
@@ -19,7 +18,6 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dyna import actor_critic, limits
-from dyna.actor_critic import Losses
 from dyna.base import DynaMixin, with_actions
 from dyna.bounded import BoundedCritic, BoundedSACPolicy, value_range
 from dyna.errors import UserError
@@ -53,6 +51,7 @@ class DHMBPO(DynaMixin, SAC):
     :param tau: Share of the critic that its target takes over in an update.
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
     :param gradient_steps: Updates of actor and critic each time a step was made.
+    :param late_updates: Share of them that is made, evenly, after the first 2,000.
     :param model_every: Environment steps between two fits of the world model, at most.
     :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner:
         those of the first minutes tell the most. With 0 only `model_every` counts.
@@ -92,6 +91,7 @@ class DHMBPO(DynaMixin, SAC):
         tau: float = 0.01,
         ent_coef: str | float = "auto_0.1",
         gradient_steps: int = 1,
+        late_updates: float = 1.0,
         model_every: int = 250,
         model_growth: float = 0.1,
         dream_every: int = 20,
@@ -113,7 +113,7 @@ class DHMBPO(DynaMixin, SAC):
         limits.word("noise", noise, get_args(Noise))
         self.model_every, self.model_growth, self.dream_every = model_every, model_growth, dream_every
         self.distribution_horizon, self.training_horizon = distribution_horizon, training_horizon
-        self.return_lambda, self.curiosity = return_lambda, curiosity
+        self.return_lambda, self.curiosity, self.late_updates = return_lambda, curiosity, late_updates
         self.mask, self.noise, self._derives_starts = mask, noise, learning_starts is None
         self._valued: Valued | None = None  # what critics learn from until the next dreams or the next fit
         self._trail: Trail | None = None  # where the actor's rollouts begin until then
@@ -158,7 +158,7 @@ class DHMBPO(DynaMixin, SAC):
         if self.is_fit_due():
             self.refit()
         if self._fitted_at is not None:  # the random steps had no updates yet
-            self.teach(max(gradient_steps, self.num_timesteps) if first else gradient_steps, batch_size)
+            self.teach(max(gradient_steps, self.num_timesteps) if first else self.paced(gradient_steps), batch_size)
 
     def refit(self) -> None:
         """Fit the world model; the policy sees in its units, and critics know the range of returns."""
@@ -235,7 +235,7 @@ class DHMBPO(DynaMixin, SAC):
         self.logger.record_mean("imagination/novelty", float(novelty[(rollout.alive[:-1] > 0.5).flatten()].median()))
         return self.curiosity * self._spread * novelty.clamp_max(MOST_NOVEL).view_as(rollout.reward)
 
-    def _update(self, batch_size: int, valued: Valued) -> Losses:
+    def _update(self, batch_size: int, valued: Valued) -> actor_critic.Losses:
         """One step of critics, on what was valued, and of actor and entropy coefficient, on one training rollout."""
         actor, critic, alpha = self.actor, self.critic, actor_critic.entropy_weight(self)
         horizon, trail = max(self.training_horizon, 1), self._trail
@@ -253,7 +253,7 @@ class DHMBPO(DynaMixin, SAC):
         actor_critic.update_target(critic, self.critic_target, self.tau)
         entropy = -rollout.log_prob[0].detach().mean()
         actor_critic.update_temperature(self, entropy)
-        return Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
+        return actor_critic.Losses(critic_loss.detach(), actor_loss.detach(), entropy, alpha.reshape(()))
 
     def _rollout(self, start: Tensor, horizon: int, along: Segments | None) -> Expansion:
         """A rollout of the policy, its gradient written by hand where that is possible."""

@@ -153,7 +153,9 @@ def read(losses: Sequence[Losses]) -> dict[str, float]:
 
 
 def tell(agent: SAC, losses: Sequence[Losses], updates: dict[str, int]) -> None:
-    """Count in `updates`, and log the losses of the last under SB3's names; raises Diverged as `read` does."""
+    """Count in `updates`, and log the losses of the last, if any, under SB3's names; raises Diverged as `read` does."""
+    if not losses:
+        return
     for part in ("critic", "actor"):
         updates[part] += len(losses)
     agent.logger.record("train/n_updates", agent._n_updates, exclude="tensorboard")

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor
 
 from dyna import audit, envs, generators, limits
+from dyna.allowances import Constant
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
@@ -25,6 +26,7 @@ from dyna.truncation import RejectAll, Truncation, truncation
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble, KnownReward, KnownTermination
 
+EARLY_UPDATES = 2_000  # while a step still tells much that is new, none of its updates is left out
 FIRST_ROWS = 20  # transitions that the first fit waits for
 STARTS_AT_ONCE = 10_000  # rollouts imagined side by side, for the sake of memory
 RESCORED_STEPS = 5  # depth to which predictions are held against real steps that came later
@@ -70,8 +72,12 @@ class DynaMixin(OffPolicyAlgorithm):
     }
     """SB3's arguments that cannot be set: by name the value that each has, and why."""
 
+    late_updates: float = 1.0
+    """Share of its updates that a learner makes, evenly, after the first 2,000."""
+
     replay_buffer: PackedReplayBuffer
     model_every: int
+    pace: Constant
     updates: dict[str, int]
     world_model_metrics: dict[str, float]
 
@@ -117,6 +123,10 @@ class DynaMixin(OffPolicyAlgorithm):
     def teach(self, updates: int, batch_size: int) -> None:
         """Make so many updates of the learner."""
         raise NotImplementedError
+
+    def paced(self, updates: int) -> int:
+        """How many of so many updates a learner that is always on makes now."""
+        return self.pace.grant(self._n_updates, updates, 1, self.rng)
 
     @property
     def dreams(self) -> bool:
@@ -219,6 +229,7 @@ class DynaMixin(OffPolicyAlgorithm):
             "rng": self.rng.get_state(),
             "fitted_at": self._fitted_at,
             "updates": dict(self.updates),
+            "pace": self.pace.state_dict(),
             "world_model_metrics": dict(self.world_model_metrics),
         }
 
@@ -230,6 +241,7 @@ class DynaMixin(OffPolicyAlgorithm):
         generators.set_torch(self.rng, state["rng"])
         self._fitted_at = state["fitted_at"]
         self.updates = dict(state["updates"])
+        self.pace.load_state_dict(state["pace"])
         self.world_model_metrics = dict(state["world_model_metrics"])
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -276,6 +288,7 @@ class DynaMixin(OffPolicyAlgorithm):
             self.imagined_capacity, obs_size, action_size, device=self.device, rng=np.random.default_rng(seed)
         )
         self.replay = MixedReplay(self.replay_buffer, self.imagined, self.real_share)
+        self.pace = Constant(EARLY_UPDATES, self.late_updates)
 
     def learn(
         self: SelfDyna,
@@ -340,4 +353,4 @@ class DynaMixin(OffPolicyAlgorithm):
         return [*names, "world_model"], tensors
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "world_model", "imagined", "replay", "rng"]
+        return [*super()._excluded_save_params(), "world_model", "imagined", "replay", "rng", "pace"]

@@ -239,7 +239,8 @@ class CorrectionMixin(PlanningMixin):
             self.freeze()
         if self._fitted_at is None:
             return
-        always = max(gradient_steps, self.num_timesteps) if first else gradient_steps  # random steps had no updates yet
+        # random steps had no updates yet
+        always = max(gradient_steps, self.num_timesteps) if first else self.paced(gradient_steps)
         granted = always if first else self.allowance.grant(self.num_timesteps, always, steps, self.rng)
         self.always_on += always
         self.teach(granted, batch_size)

@@ -10,7 +10,7 @@ from typing import Any
 from dyna.errors import UserError
 
 _SHARES = (
-    *("real_share", "audit", "update_ratio"),
+    *("real_share", "audit", "update_ratio", "late_updates"),
     "return_lambda",
     "gamma",
     "gae_lambda",
