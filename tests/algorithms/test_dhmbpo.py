@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from dyna import actor_critic
+from dyna import actor_critic, base
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.bounded import value_range
 from dyna.errors import UserError
@@ -48,6 +48,25 @@ def dreamer(request: pytest.FixtureRequest) -> DHMBPO:
 def test_one_update_a_step_after_those_for_the_random_ones(dreamer: DHMBPO) -> None:
     assert dreamer.updates["critic"] == dreamer.updates["actor"] == 200
     assert dreamer.world_model.version == 3  # at steps 61, 111 and 161
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_a_share_of_the_updates_is_made_after_the_first(
+    n_envs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "EARLY_UPDATES", 100)
+    settings = {**TINY, "gradient_steps": -1, "late_updates": 0.3}  # a step of all environments asks for n_envs updates
+    agent, made = DHMBPO(env=make_vec_env("Pendulum-v1", n_envs), **settings), []
+    agent.learn(201, callback=lambda held, _: made.append(held["self"]._n_updates) or True)
+    assert agent.updates["critic"] == agent.updates["actor"] == agent._n_updates
+    begun = next(i for i, updates in enumerate(made) if updates >= 100)
+    late = [after - made[begun] for after in made[begun:]]
+    assert late == [int(0.3 * n_envs * i + 1e-9) for i in range(len(late))] and late[-1] > 20
+    agent.save(tmp_path / "agent.zip")
+    loaded = DHMBPO.load(tmp_path / "agent.zip", env=make_vec_env("Pendulum-v1", n_envs))
+    assert (loaded.pace.ratio, loaded.paced(100)) == (0.3, 30)
+    loaded.load_extra_state(agent.extra_state())
+    assert loaded.pace.owed == agent.pace.owed
 
 
 def test_the_model_is_fitted_again_when_the_steps_have_grown(monkeypatch: pytest.MonkeyPatch) -> None:
