@@ -222,6 +222,7 @@ class Seam(BaseCallback):
         peaks = (peak_memory(), self._run.summary().get("peak_memory"))  # before a resumption there was another process
         reached = {
             "steps": self.model.num_timesteps,
+            "saved_at": self.saved_at,
             "seconds": round(self.clock.seconds, 3),
             "final_return_mean": self._evaluator.last,
             "best_return_mean": self._evaluator.best,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -71,8 +72,9 @@ def _prepared(run: Run) -> checkpoint.Loaded | None:
     """The checkpoint to go on from, if any, in a folder without what a dead process left in it; raises UserError."""
     try:
         run.tidy()
+        saved = _last_checkpoint(run)
         run.note_code()
-        return _last_checkpoint(run)
+        return saved
     except OSError as error:
         raise UserError(f"the run {str(run.path)!r} cannot be written: {error}") from error
 
@@ -80,12 +82,24 @@ def _prepared(run: Run) -> checkpoint.Loaded | None:
 def _last_checkpoint(run: Run) -> checkpoint.Loaded | None:
     saved = checkpoint.load(run.checkpoints)
     if saved is None:
+        _refuse_to_begin_anew(run)
         return None
     for sentence in saved.damaged:
         say(sentence)
     checkpoint.drop_newer(run.checkpoints, saved.step)
     say(f"going on with {run.path} from step {saved.step}")
     return saved
+
+
+def _refuse_to_begin_anew(run: Run) -> None:
+    """Raise UserError for a run that has been saved, whose logs and best model a new beginning would write over."""
+    summary = run.summary()
+    if summary.get("saved_at", summary["steps"]):  # where nobody noted it, whatever was made counts
+        raise UserError(
+            f"the run {str(run.path)!r} has made {summary['steps']} steps and {str(run.checkpoints)!r} holds no "
+            "checkpoint to go on from: put it back, or start a new run with "
+            f"`dyna train --config {shlex.quote(str(run.path / runs.CONFIG))}`"
+        )
 
 
 def _tell_stretched(model: BaseAlgorithm, before: int, now: int) -> None:

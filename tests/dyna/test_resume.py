@@ -77,15 +77,34 @@ def test_the_same_command_goes_on_with_a_run_that_died(tmp_path: Path, monkeypat
     assert train(config, progress=False).path != run.path  # a finished one is left alone
 
 
+@pytest.mark.parametrize("step", [30, 100])  # before the first evaluation, and after it
 def test_a_run_that_died_before_its_first_checkpoint_starts_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(make(tmp_path / "whole", "dqn"), progress=False)
-    config = make(tmp_path / "killed", "dqn")
-    killed_at(30, lambda: train(config, progress=False), monkeypatch)
+    rarely = replace(make(tmp_path / "whole", "dqn"), checkpoint_every=150)
+    whole = train(rarely, progress=False)
+    config = replace(rarely, runs=tmp_path / "killed")
+    killed_at(step, lambda: train(config, progress=False), monkeypatch)
     (run,) = runs.find_all(config.runs)
+    assert (run.summary()["steps"] > 0) == (step > 70) and not run.checkpoints.exists()
     train(config, resume=run.path, progress=False)
     assert same(end(run), end(whole))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused_and_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(tmp_path, "dqn")
+    killed_at(170, lambda: train(config, progress=False), monkeypatch)
+    (run,) = runs.find_all(tmp_path)
+    for longer in (config, replace(config, steps=400)):  # of a run that died, and of one that has finished
+        run.checkpoints.rename(tmp_path / "elsewhere")
+        before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.name != ".lock"}
+        with pytest.raises(UserError, match=r"has made \d+ steps and .* holds no checkpoint .*: put it back"):
+            train(longer, resume=run.path, progress=False)
+        assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.name != ".lock"} == before
+        (tmp_path / "elsewhere").rename(run.checkpoints)
+        train(longer, resume=run.path, progress=False)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_end(
