@@ -30,7 +30,6 @@ from dyna.restarts import Failures, Restarting
 from dyna.runs import Run
 from dyna.tree import Tree
 
-EVALUATIONS = "evaluations.csv"
 _EVALUATION_STREAM = 1
 
 
@@ -132,7 +131,7 @@ class Evaluator:
             agents.put_weights(model, now)
 
     def _log(self, result: Evaluation, step: int, seconds: float) -> None:
-        path = self._run.path / EVALUATIONS
+        path = self._run.path / logs.EVALUATIONS
         new = not path.exists()
         with open(path, "a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.monitor import Monitor
 from torch.utils.tensorboard import SummaryWriter
 
-from dyna import files
+from dyna import audit, files
 
-PROGRESS = "progress.csv"
+PROGRESS, EVALUATIONS = "progress.csv", "evaluations.csv"
+_OWN = re.compile(rf"{PROGRESS}|{EVALUATIONS}|{audit.FILE}|(\d+\.)?{Monitor.EXT}")
 
 
 class CSV(CSVOutputFormat):
@@ -37,13 +40,18 @@ def logger(folder: Path, step: int | None) -> Logger:
 
 def lengths(folder: Path) -> dict[str, int]:
     """How many lines each CSV log has."""
-    return {path.name: path.read_bytes().count(b"\n") for path in sorted(folder.glob("*.csv"))}
+    return {path.name: path.read_bytes().count(b"\n") for path in _own(folder)}
 
 
 def shorten(folder: Path, lengths: dict[str, int]) -> None:
     """Drop what was written after `lengths` was taken; a log that is younger than that is removed."""
-    for path in folder.glob("*.csv"):
+    for path in _own(folder):
         if path.name in lengths:
             files.replace(path, b"".join(path.read_bytes().splitlines(keepends=True)[: lengths[path.name]]))
         else:
             path.unlink()
+
+
+def _own(folder: Path) -> list[Path]:
+    """The CSV logs that runs write; what else is there is the user's."""
+    return [path for path in sorted(folder.glob("*.csv")) if _OWN.fullmatch(path.name)]

@@ -275,8 +275,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         runs=root / "runs",
     )
     path = dyna.train.train(config, progress=False).path
-    (path / "notes.txt").write_text("mine")
-    (root / "runs" / "notes.txt").write_text("mine")
+    (path / "notes.csv").write_text("mine")
+    (root / "runs" / "notes.csv").write_text("mine")
     return root
 
 
@@ -308,14 +308,14 @@ several = settings(max_examples=10, phases=[Phase.generate])
 
 def go_on(root: Path) -> None:
     """All that can be done with a run; the notes beside it stay, and to look at it changes nothing."""
-    (path,) = (each.parent for each in (root / "runs").glob("*/*/*/notes.txt"))
+    (path,) = (each.parent for each in (root / "runs").glob("*/*/*/notes.csv"))
     before = contents(root)
     run(["list", "runs", "--runs", str(root / "runs")])
     run(["eval", str(path), "--episodes", "1"])
     assert contents(root) == before
     code, said = run(["train", "--resume", str(path), "-n", "80", "--no-progress"])
     assert code == 0 or said
-    assert (path / "notes.txt").read_text() == (root / "runs" / "notes.txt").read_text() == "mine"
+    assert (path / "notes.csv").read_text() == (root / "runs" / "notes.csv").read_text() == "mine"
 
 
 @given(st.sampled_from(RUN_FILES), harms, st.floats(0, 1), st.binary(max_size=40) | texts.map(str.encode))

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyna import tree
-from dyna.callbacks import EVALUATIONS
 from dyna.errors import UserError
+from dyna.logs import EVALUATIONS
 from dyna.runs import Run
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from dyna import agents, callbacks, checkpoint, envs, registry, runs, snapshot
+from dyna import agents, callbacks, checkpoint, envs, logs, registry, runs, snapshot
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.audits import FEWEST
 from dyna.callbacks import Seam
@@ -105,6 +105,21 @@ def test_a_run_whose_checkpoints_are_gone_is_refused_and_stays_as_it_is(
         assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.name != ".lock"} == before
         (tmp_path / "elsewhere").rename(run.checkpoints)
         train(longer, resume=run.path, progress=False)
+
+
+def test_a_run_cuts_its_own_logs_and_no_table_of_its_user(tmp_path: Path) -> None:
+    own = {"progress.csv", "evaluations.csv", "world_model_audit.csv", "monitor.csv", "1.monitor.csv"}
+    mine = {"table.csv", "my.monitor.csv", "old evaluations.csv"}
+    for name in own | mine:
+        (tmp_path / name).write_text("before\n")
+    lengths = logs.lengths(tmp_path)
+    assert lengths.keys() == own
+    for name in own | mine:
+        (tmp_path / name).write_text("before\nafter\n")
+    for taken, kept in ((lengths, "before\n"), (dict.fromkeys(own | mine, 0), ""), ({}, None)):  # others kept all names
+        logs.shorten(tmp_path, taken)
+        there = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert there == dict.fromkeys(mine, "before\nafter\n") | ({} if kept is None else dict.fromkeys(own, kept))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same_end(
