@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dyna import plain
@@ -90,6 +92,17 @@ def whole(name: str, text: str, least: int) -> int:
     if value < least:
         raise UserError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """The flag of a command that writes a FILE, to be judged by `refuse_taken`."""
+    parser.add_argument("--overwrite", action="store_true", help="Write over FILE where it is there already.")
+
+
+def refuse_taken(path: Path, *, overwrite: bool) -> None:
+    """Raise UserError for a file that holds something, unless it may be written over; a device is no file."""
+    if os.path.isfile(path) and os.path.getsize(path) and not overwrite:
+        raise UserError(f"{str(path)!r} is there already: choose another name, or add --overwrite")
 
 
 def changes(flags: Mapping[str, Any], stored: RunConfig) -> list[str]:

@@ -180,7 +180,7 @@ def test_any_words_for_a_comparison(words: list[str]) -> None:
         assert contents(here) == {}
 
 
-@given(st.lists(st.sampled_from(["--to", "--axis"]) | inside, max_size=4), settings_files)
+@given(st.lists(st.sampled_from(["--to", "--axis", "--overwrite", "curves.csv"]) | inside, max_size=4), settings_files)
 def test_any_words_for_a_picture(words: list[str], content: bytes) -> None:
     with folder() as here:
         (here / "curves.csv").write_bytes(content)

@@ -64,6 +64,7 @@ def plot(words: list[str]) -> int:
         help="The picture, or a CSV of its numbers, which --with reads (default: curves.png).",
     )
     parser.add_argument("--axis", choices=("both", *AXES), default="both", help="The horizontal axis (default: both).")
+    flags.add_overwrite(parser)
     arguments = parser.parse(words)
     if arguments.help:
         parser.print_help()
@@ -73,6 +74,8 @@ def plot(words: list[str]) -> int:
     if arguments.to.suffix == ".csv" and arguments.axis != "both":
         raise UserError(f"a CSV has both axes, got --axis {arguments.axis}: leave it out")
     curves = [curve for path in arguments.paths for curve in foreign.read(path)]
+    foreign.refuse_read(arguments.to, arguments.paths)
+    flags.refuse_taken(arguments.to, overwrite=arguments.overwrite)
     report.draw(curves, arguments.to, AXES if arguments.axis == "both" else (arguments.axis,))
     print(f"plot: {arguments.to}")
     return 0

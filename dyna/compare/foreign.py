@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import yaml
 from dyna import runs
 from dyna.compare.curves import MONITOR, Curve, of_run, read_columns
 from dyna.errors import UserError
+from dyna.logs import EVALUATIONS
 
 NPZ = "evaluations.npz"
 COLUMNS = "algo, env, seed, step, return[, seconds]"
@@ -33,6 +35,16 @@ def read(path: Path) -> list[Curve]:
     return found
 
 
+def refuse_read(file: Path, paths: Sequence[Path]) -> None:
+    """Raise UserError for a file that `read` of one of the paths takes a curve from."""
+    if not os.path.isfile(file):
+        return
+    target = file.resolve()
+    for path in (each.resolve() for each in paths):
+        if target == path or (path in target.parents and _is_log(target)):
+            raise UserError(f"{str(file)!r} is one of the files to be drawn: choose another name")
+
+
 def _below(folder: Path) -> Iterator[Curve]:
     for inner in sorted({folder, *(file.parent for file in folder.rglob("*") if _is_log(file))}):
         curve = _of_folder(inner)
@@ -41,7 +53,7 @@ def _below(folder: Path) -> Iterator[Curve]:
 
 
 def _is_log(file: Path) -> bool:
-    return file.name in (runs.CONFIG, NPZ) or file.name.endswith(MONITOR)
+    return file.name in (runs.CONFIG, EVALUATIONS, NPZ) or file.name.endswith(MONITOR)
 
 
 def _of_folder(folder: Path) -> Curve | None:

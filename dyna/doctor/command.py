@@ -38,6 +38,7 @@ def doctor(words: list[str]) -> int:
     flags.add_flags(parser, others)
     parser.add_argument("--steps", metavar="STEPS", default=str(STEPS), help=f"Random steps (default: {STEPS}).")
     parser.add_argument("--json", metavar="FILE", type=Path, help="Write the findings into this file, too.")
+    flags.add_overwrite(parser)
     arguments = parser.parse(words)
     if arguments.help:
         parser.print_help()
@@ -45,7 +46,8 @@ def doctor(words: list[str]) -> int:
     steps = flags.whole("steps", arguments.steps, 1)
     run = resolve(flags.given(arguments, others), preset=False)
     if arguments.json is not None:
-        _write(arguments.json, "")  # whether it can be written is known before a minute has passed
+        flags.refuse_taken(arguments.json, overwrite=arguments.overwrite)
+        _write(arguments.json, "", "a")  # whether it can be written is known before a minute has passed
     with _progress() as show:
         findings = list(examine(run, steps=steps, show=show))
     code = exit_code(findings)
@@ -80,9 +82,10 @@ def _progress() -> Iterator[Show]:
         yield lambda text: status.update(Text(text))
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, mode: str = "w") -> None:
     """Write a file, or to a device; raises UserError."""
     try:
-        path.write_text(text)
+        with path.open(mode) as file:
+            file.write(text)
     except (OSError, ValueError) as error:  # ValueError: no file can have that name
         raise UserError(f"--json {str(path)!r} cannot be written: {error}") from error

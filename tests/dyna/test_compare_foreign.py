@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dyna import cli
 from dyna.compare import foreign
 from dyna.errors import UserError
 
@@ -110,3 +111,34 @@ def test_what_holds_no_curve_is_told(tmp_path: Path) -> None:
     (tmp_path / "evaluations.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match="is no log of SB3's evaluations"):
         foreign.read(tmp_path)
+
+
+PAPER = "algo,env,step,return\nREDQ,Hopper-v5,1000,20.5\n"
+
+
+def test_a_picture_is_written_over_a_file_only_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("paper.csv").write_text(PAPER)
+    Path("mine.csv").write_text("mine")
+    assert cli.main("plot paper.csv --to mine.csv".split()) == 2
+    assert "'mine.csv' is there already: choose another name, or add --overwrite" in capsys.readouterr().err
+    assert Path("mine.csv").read_text() == "mine"
+    assert cli.main("plot paper.csv --to mine.csv --overwrite".split()) == 0
+    assert "REDQ" in Path("mine.csv").read_text()
+
+
+@pytest.mark.parametrize("line", ["plot paper.csv --to ./paper.csv", "plot . --to logs/monitor.csv"])
+def test_what_is_drawn_is_never_written_over(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("paper.csv").write_text(PAPER)
+    Path("logs").mkdir()
+    Path("logs", "monitor.csv").write_text('#{"t_start": 0.0, "env_id": "Hopper-v5"}\nr,l,t\n1,10,0.5\n')
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.csv")}
+    for more in ("", " --overwrite"):
+        assert cli.main((line + more).split()) == 2
+        assert "is one of the files to be drawn: choose another name" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.csv")} == before

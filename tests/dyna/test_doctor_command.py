@@ -98,6 +98,33 @@ def test_what_stands_for_another_file_stays_where_it_is(tmp_path: Path, monkeypa
     assert (tmp_path / "link").is_symlink() and json.loads((tmp_path / "told.json").read_text())["env"] == CART
 
 
+def test_findings_are_written_over_a_file_only_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = tmp_path / "told.json"
+    told.write_text("mine")
+    monkeypatch.setattr(command, "examine", pytest.fail)
+    assert doctor(f"--env {CART} --json {told}") == 2
+    assert "is there already: choose another name, or add --overwrite" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):  # until something has been found the file stays
+        monkeypatch.setattr(command, "examine", lambda run, steps, show: [1 / 0])
+        doctor(f"--env {CART} --json {told} --overwrite --debug")
+    assert told.read_text() == "mine"
+    monkeypatch.setattr(command, "examine", lambda run, steps, show: [])
+    assert doctor(f"--env {CART} --json {told} --overwrite") == 0
+    assert json.loads(told.read_text())["env"] == CART
+
+
+def test_an_examination_that_was_stopped_is_in_nobody_s_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "examine", stop)
+    assert doctor(f"--env {CART} --json {tmp_path / 'told.json'}") == 130
+    monkeypatch.setattr(command, "examine", lambda run, steps, show: [])
+    assert doctor(f"--env {CART} --json {tmp_path / 'told.json'}") == 0
+
+
 def test_the_worst_verdict_decides_the_exit_code() -> None:
     codes = {"ok": 0, "note": 0, "warning": 1, "error": 2}
     for verdict, code in codes.items():
