@@ -140,9 +140,8 @@ def _report(run: Run) -> int:
     interrupted = summary["status"] == "interrupted"
     if "in_words" in summary.get("ledger", {}):
         print(summary["ledger"]["in_words"])
-    more = "" if interrupted else f" -n {2 * max(summary['steps'], run.config.steps)}"
     print("next:")
-    print(f"  {called('dyna')} train --resume {path}{more}")
+    print(f"  {run.resume_command if interrupted else run.extend_command}")
     print(f"  {called('dyna')} eval {path} --episodes 10")
     print(f"  {called('tensorboard')} --logdir {path}")
     print(f"run: {run.path}")

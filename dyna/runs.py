@@ -48,6 +48,15 @@ class Run:
         """What goes on with the run, to be pasted into a shell."""
         return f"{called('dyna')} train --resume {shlex.quote(str(self.path))}"
 
+    @property
+    def extend_command(self) -> str:
+        """What goes on with a finished run for twice its steps, and past a return at which it was to stop."""
+        summary, until = self.summary(), self.config.until
+        last = summary.get("final_return_mean")
+        reached = until is not None and isinstance(last, float) and last >= until
+        steps = 2 * max(summary["steps"], self.config.steps)
+        return f"{self.resume_command} -n {steps}" + (" --until null" if reached else "")
+
     def summary(self) -> dict[str, Any]:
         """What the run has reached so far; raises UserError where its file cannot be read."""
         path = self.path / SUMMARY
@@ -131,8 +140,7 @@ class Run:
             )
         if summary["status"] == "finished" and (config.steps <= summary["steps"] or config == self.config):
             raise UserError(
-                f"the run {str(self.path)!r} has finished its {summary['steps']} steps: "
-                f"`{self.resume_command} -n {2 * max(summary['steps'], self.config.steps)}` goes on"
+                f"the run {str(self.path)!r} has finished its {summary['steps']} steps: `{self.extend_command}` goes on"
             )
         return dataclasses.replace(self, config=dataclasses.replace(config, runs=self.config.runs))
 

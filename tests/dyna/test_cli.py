@@ -24,15 +24,17 @@ from dyna.errors import RunFailed, UserError
 from tests import readme
 
 
-class FakeRun:
+@dataclasses.dataclass(frozen=True)
+class FakeRun(dyna.runs.Run):
     """A finished run."""
 
-    def __init__(self, config: RunConfig, status: str = "finished") -> None:
-        self.config, self.status, self.path = config, status, Path("runs/E-v0/sac/some run")
+    path: Path = Path("runs/E-v0/sac/some run")
+    config: RunConfig = dataclasses.field(default_factory=RunConfig)
+    ended: str = "finished"
 
     def summary(self) -> dict[str, Any]:
         return {
-            "status": self.status,
+            "status": self.ended,
             "steps": 1234,
             "seconds": 2.5,
             "updates": {"critic": 99},
@@ -53,7 +55,7 @@ class Trained:
         self.options.append(options)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return FakeRun(config, self.outcome)
+        return FakeRun(config=config, ended=self.outcome)
 
 
 @pytest.fixture
@@ -115,6 +117,15 @@ def test_the_last_line_is_the_run(trained: Trained, capsys: pytest.CaptureFixtur
     text = "\n".join(lines)
     assert "1,234" in text and "-150.0" in text
     assert "dyna eval 'runs/E-v0/sac/some run'" in text
+
+
+@pytest.mark.parametrize(("until", "past"), [("-200", " --until null"), ("-100", ""), ("null", "")])
+def test_the_next_command_goes_on_past_a_return_that_was_reached(
+    trained: Trained, capsys: pytest.CaptureFixture[str], until: str, past: str
+) -> None:
+    cli.main(["train", "--algo", "sac", "-n", "5000", "--until", until])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert f"dyna train --resume 'runs/E-v0/sac/some run' -n 10000{past}" in lines
 
 
 MISTAKES = {

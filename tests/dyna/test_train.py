@@ -142,8 +142,9 @@ def test_training_stops_as_soon_as_an_evaluation_reaches_the_return_asked_for(co
     run = go(replace(config, until=1.0))
     assert (run.summary()["status"], run.summary()["steps"]) == ("finished", 100)
     assert checkpoint.steps(run.checkpoints)[0] == 100
-    with pytest.raises(UserError, match="has finished its 100 steps"):
+    with pytest.raises(UserError, match="has finished its 100 steps: `.* -n 480 --until null` goes on"):
         go(run.config, resume=run.path)
+    assert go(replace(run.config, steps=480, until=None), resume=run.path).summary()["steps"] == 480
 
 
 def test_seconds_count_neither_evaluation_nor_saving(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
