@@ -149,6 +149,7 @@ def checked(settings: RunConfig) -> RunConfig:
     """The settings with every name and value judged, before anything is written; raises UserError."""
     from dyna import registry
 
+    settings = kinds().make(kinds().check(settings.settings(), ""))
     registry.check(settings.algo)
     from dyna import envs, hyperparameters  # torch takes seconds to import; a mistyped name is told at once
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from dyna.errors import UserError, unknown
+from dyna.plain import data, unwrapped
 
 
 class Kind:
-    """Anything goes; every other kind narrows this one."""
+    """Any plain data; every other kind narrows this one."""
 
     @property
     def expected(self) -> str:
@@ -27,7 +28,7 @@ class Kind:
 
     def plain(self, value: Any, name: str) -> Any:
         """Fitting data, normalised (`1e5` is 100000 for an integer); raises UserError for a part that does not fit."""
-        return value
+        return data(value, name)
 
     def make(self, value: Any) -> Any:
         """The object that checked data stands for."""
@@ -35,6 +36,7 @@ class Kind:
 
     def check(self, value: Any, name: str) -> Any:
         """The data, normalised; raises UserError holding the name, the value and what was expected."""
+        value = unwrapped(value)
         if not self.fits(value):
             raise UserError(f"{name} must be {self.expected}, got {value!r}")
         return self.plain(value, name)

@@ -58,6 +58,22 @@ def write(data: Any) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100))
 
 
+def data(value: Any, name: str) -> Any:
+    """A value as plain data, tuples as lists and NumPy's scalars as Python's; raises UserError for what is none."""
+    if isinstance(value, Mapping):
+        return {_scalar(key, name): data(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [data(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    return _scalar(value, name)
+
+
+def unwrapped(value: Any) -> Any:
+    """What a scalar of NumPy holds; anything else as it is."""
+    import numpy as np  # a mistyped flag is told without waiting for it
+
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def shown(value: Any) -> str:
     """A value on one line, as a user would type it."""
     if value is None or isinstance(value, (bool, dict, list)):
@@ -93,6 +109,13 @@ def assignments(items: Sequence[str]) -> dict[str, Any]:
             value = {name: value}
         found = merge(found, value)
     return found
+
+
+def _scalar(value: Any, name: str) -> Any:
+    found = unwrapped(value)
+    if found is None or type(found) in (bool, int, float, str):
+        return found
+    raise UserError(f"{name} must be a number, a text, a truth, null, or a list or mapping of these, got {found!r:.80}")
 
 
 def _has_comment(text: str) -> bool:

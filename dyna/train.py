@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from dyna import agents, checkpoint, envs, files, logs, runs
 from dyna.callbacks import Evaluator, Seam, Stop
-from dyna.config import RunConfig
+from dyna.config import RunConfig, checked
 from dyna.errors import Diverged, RunFailed, UserError
 from dyna.evaluate import LAST
 from dyna.guard import ActionRefused, EnvironmentFailed
@@ -36,6 +36,7 @@ def train(
     With `resume`, or where a run of the same configuration died, the training goes on from the last checkpoint, bit for
     bit as if it had never ended. Raises UserError, for a new run before anything is written, and RunFailed.
     """
+    config = checked(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     set_random_seed(config.seed)  # for environments that draw when they are made

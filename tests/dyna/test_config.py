@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +121,13 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
 def test_numbers_may_be_written_as_people_write_them() -> None:
     assert RunConfig.from_yaml("steps: 1e6\nuntil: -200").steps == 1_000_000
     assert RunConfig.from_yaml("until: -200").until == -200.0
+
+
+@pytest.mark.parametrize("odd", [int, len, b"x", {1, 2}, np.zeros(2), {"inside": [1, RunConfig]}, {(1, 2): 3}])
+def test_what_a_file_cannot_hold_is_refused(odd: Any) -> None:
+    with pytest.raises(UserError, match=r"env_kwargs\.odd.* must be a number, a text, .*, got ") as error:
+        config.resolve({"env_kwargs": {"odd": odd}})
+    assert "\n" not in str(error.value)
 
 
 def test_a_configuration_is_frozen() -> None:

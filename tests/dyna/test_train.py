@@ -21,7 +21,7 @@ import torch
 from stable_baselines3 import DQN
 
 from dyna import callbacks, checkpoint, files, runs
-from dyna.config import RunConfig
+from dyna.config import RunConfig, resolve
 from dyna.errors import RunFailed, UserError
 from dyna.train import train
 
@@ -147,6 +147,23 @@ def test_training_stops_as_soon_as_an_evaluation_reaches_the_return_asked_for(co
     assert go(replace(run.config, steps=480, until=None), resume=run.path).summary()["steps"] == 480
 
 
+def test_numpy_s_scalars_are_the_numbers_that_they_hold(config: RunConfig) -> None:
+    numbers = {"batch_size": np.int64(8), "gamma": np.float32(0.5), "train_freq": (np.int64(4), "step")}
+    given = config.settings() | {
+        "seed": np.int64(0),
+        "steps": np.float64(240),
+        "env_kwargs": {"sutton_barto_reward": np.bool_(False)},
+        "hyperparameters": {**SMALL, **numbers},
+    }
+    meant = config.settings() | {
+        "env_kwargs": {"sutton_barto_reward": False},
+        "hyperparameters": {**SMALL, "batch_size": 8, "gamma": 0.5, "train_freq": [4, "step"]},
+    }
+    for made in (resolve(given, preset=False), RunConfig(**{**given, "runs": config.runs})):
+        run = go(made)
+        assert repr(runs.open(run.path).config.settings()) == repr(run.config.settings()) == repr(meant)
+
+
 def test_seconds_count_neither_evaluation_nor_saving(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
@@ -172,6 +189,8 @@ def test_a_users_mistake_leaves_no_folder(config: RunConfig) -> None:
         {"algo": "dqm"},
         {"env_kwargs": {"wings": 2}},
         {"hyperparameters": {"train_freq": "sometimes"}},
+        {"hyperparameters": {"policy_kwargs": {"activation_fn": torch.nn.ReLU}}},
+        {"env_kwargs": {"sutton_barto_reward": [bool]}},
     ):
         with pytest.raises(UserError) as caught:
             go(replace(config, **change))  # type: ignore[arg-type]
