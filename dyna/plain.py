@@ -29,6 +29,18 @@ _SCHEMA = {
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping as it stands in the text, where what it merges has not come in yet; refuses a key given twice."""
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], yaml.Mark] = {}
+        for key, _ in node.value:
+            here = key.start_mark
+            first = seen.setdefault((key.tag, str(key.value)), here)
+            if first is not here and not key.tag.endswith(":merge"):
+                problem = f"the key {key.value!r} stands twice, in lines {first.line + 1} and {here.line + 1}: keep one"
+                raise yaml.composer.ComposerError(None, None, problem, here)
+        return node
+
 
 class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers: dict[Any, Any] = {}

@@ -110,6 +110,8 @@ def read_suite(name: str) -> list[Grid]:
         suite = plain.read(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the suite {str(path)!r} cannot be read: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     if not isinstance(suite, Mapping):
         raise UserError(f"{path} must be a mapping as in `env: [Pendulum-v1]`, got {suite!r}")
     shared = {key: value for key, value in suite.items() if key != "grids"}

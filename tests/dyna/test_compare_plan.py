@@ -97,6 +97,7 @@ MISTAKES = {
     "--suite quikc": "there is no suite 'quikc'",
     "--suite none.yaml": "the suite 'none.yaml' cannot be read",
     "--suite mine.yaml": "mine.yaml: unknown key 'stesp': the nearest is 'steps'",
+    "--suite twice.yaml": "twice.yaml: 'seeds: 3\\nseeds: 5' is not YAML: the key 'seeds' stands twice",
     "--suite blind.yaml": "blind.yaml: a comparison lives on evaluations, got eval_every 0",
 }
 
@@ -108,10 +109,11 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("{env: Pendulum-v1, algo: sac, stesp: 3}")
     (tmp_path / "blind.yaml").write_text("{env: Pendulum-v1, algo: sac, eval_every: 0}")
+    (tmp_path / "twice.yaml").write_text("seeds: 3\nseeds: 5")
     assert cli.main(["compare", *words.split()]) == 2
     said = capsys.readouterr()
     assert MISTAKES[words] in said.err and said.err.count("\n") == 1 and not said.out
-    assert {path.name for path in tmp_path.iterdir()} == {"blind.yaml", "mine.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"blind.yaml", "mine.yaml", "twice.yaml"}
 
 
 def test_what_there_is_of_a_cell(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,7 @@ def test_an_algorithm_without_a_file_has_no_preset() -> None:
         ("hyperparameters: 5", "hyperparameters must be a mapping, got 5"),
         ("- steps", r"a configuration must be a mapping as in `steps: 5000`, got \['steps'\]"),
         ("steps: [", "is not YAML"),
+        ("steps: 5\nseed: 1\nsteps: 6", "the key 'steps' stands twice, in lines 1 and 3: keep one"),
         ("until: soon", "until must be a number or null, got 'soon'"),
     ],
 )

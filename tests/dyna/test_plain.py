@@ -45,6 +45,20 @@ def test_texts_mean_what_a_person_means(text: str, value: Any) -> None:
     assert repr(plain.read(text)) == repr(value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a: 1\nb: 2\na: 3", "c:\n  a: 1\n  'a': 1", "[{b: {\na: 1,\n\na: 3}}]", "- &x {a: 1}\n- <<: *x\n  a: 2\n  a: 3"],
+)
+def test_no_key_is_lost_to_another_of_its_name(text: str) -> None:
+    with pytest.raises(UserError, match=r"the key 'a' stands twice, in lines \d and [34]: keep one"):
+        plain.read(text)
+
+
+def test_what_is_merged_may_be_replaced() -> None:
+    text = "- {<<: &later {<<: &first {a: 1, b: 1}, a: 2}, b: 3}\n- *later\n- *first\n- {<<: *first, <<: *later}"
+    assert plain.read(text) == [{"a": 2, "b": 3}, {"a": 2, "b": 1}, {"a": 1, "b": 1}, {"a": 2, "b": 1}]
+
+
 def test_yaml_runs_no_code() -> None:
     with pytest.raises(UserError, match="is not YAML"):
         plain.read("!!python/object/apply:os.getcwd []")
