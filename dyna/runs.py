@@ -198,11 +198,12 @@ def open(path: Path) -> Run:
 
 
 def find_all(root: Path) -> list[Run]:
-    """Every run below a folder, oldest first; a folder whose configuration cannot be read is no run."""
+    """Every run in a folder of runs, or in a part of one, oldest first; without a valid configuration it is none."""
     found = []
-    for path in root.glob(f"*/*/*/{CONFIG}"):
-        with contextlib.suppress(UserError):
-            found.append(open(path.parent))
+    for depth in range(4):  # a run, those of an algorithm, of an environment, all
+        for path in root.glob("*/" * depth + CONFIG):
+            with contextlib.suppress(UserError):
+                found.append(open(path.parent))
     return sorted(found, key=lambda run: run.path.name)
 
 

@@ -46,6 +46,13 @@ def test_runs_of_one_moment_get_folders_of_their_own(config: RunConfig, tmp_path
     assert [run.path for run in runs.find_all(tmp_path)] == sorted(paths, key=lambda path: path.name)
 
 
+def test_a_run_is_found_from_any_folder_above_it(config: RunConfig, tmp_path: Path) -> None:
+    run = runs.create(config)
+    assert run.path.relative_to(tmp_path).parts[:2] == ("CartPole-v1", "dqn")
+    for folder in (run.path, *run.path.parents[:3]):
+        assert runs.find_all(folder) == [run]
+
+
 @pytest.mark.parametrize("env", ["my_module:MyEnv", "ALE/Pong-v5", "../../escape", "a b;c"])
 def test_any_environments_name_makes_one_folder(config: RunConfig, tmp_path: Path, env: str) -> None:
     path = runs.create(replace(config, env=env)).path
