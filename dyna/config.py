@@ -68,6 +68,8 @@ class RunConfig:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.seed > MOST_SEED:
+            raise UserError(f"seed must be at most {MOST_SEED}, got {self.seed}")
         if self.until is not None and not self.eval_every:
             raise UserError(f"until is judged by evaluations, got until={self.until} with eval_every=0: set eval_every")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
@@ -101,6 +103,8 @@ _LEAST = {
     "checkpoint_every": 1,
     "threads": 0,
 }
+MOST_SEED = 2**32 - 1
+"""What NumPy's global generator takes, which environments may draw from."""
 
 
 @functools.cache

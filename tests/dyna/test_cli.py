@@ -147,6 +147,8 @@ MISTAKES = {
     "train --algo sac -n": "-n/--steps/--n-timesteps: expected one argument",
     "train --algo sac -n many": "steps must be an integer, got 'many'",
     "train --algo sac -n 0": "steps must be at least 1, got 0",
+    "train --algo sac --seed -1": "seed must be at least 0, got -1",
+    "train --algo sac --seed 4294967296": "seed must be at most 4294967295, got 4294967296",
     "train --algo sac --device gpu": "device must be auto, cpu or cuda, got 'gpu'",
     "train Pendulum-v1": "unexpected 'Pendulum-v1'",
     "train --config no_such.yaml": "no_such.yaml",
