@@ -23,10 +23,20 @@ class Diverged(RunFailed):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most like `name`, letter case aside; None where there is nothing to choose from."""
+    """The choice most like `name`, letter case aside; None where there is nothing to choose from.
+
+    Before all others are those that it abbreviates: `lr` is the `learning_rate`.
+    """
     spelled = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.0)
+    abbreviated = [choice for choice in spelled if _initials(choice) == name.lower()]
+    found = difflib.get_close_matches(name.lower(), abbreviated or spelled, n=1, cutoff=0.0)
     return spelled[found[0]] if found else None
+
+
+def _initials(name: str) -> str:
+    """`world_model.lr` of `world_model.learning_rate`."""
+    path, dot, last = name.rpartition(".")
+    return path + dot + "".join(word[:1] for word in last.split("_"))
 
 
 def unknown(noun: str, name: str, choices: Iterable[str], *, see: str) -> UserError:
