@@ -158,8 +158,5 @@ def checked(settings: RunConfig) -> RunConfig:
     from dyna import envs, hyperparameters  # torch takes seconds to import; a mistyped name is told at once
 
     envs.check_id(settings.env)
-    cls, *others = registry.classes(settings.algo)
-    if others:  # which of them is meant, the environment's actions tell
-        cls = registry.find(settings.algo, envs.action_space(settings))
-    given = hyperparameters.check(cls, settings.hyperparameters)
+    given = hyperparameters.check(envs.learner(settings), settings.hyperparameters)
     return dataclasses.replace(settings, hyperparameters=given)

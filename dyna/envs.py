@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 from gymnasium.wrappers import FlattenObservation, TimeLimit
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -40,6 +41,12 @@ def action_space(config: RunConfig) -> gym.Space[Any]:
     """The actions of an environment, which is made for it; raises UserError as `make_one`."""
     with closing(make_one(config)) as env:
         return env.action_space
+
+
+def learner(config: RunConfig) -> type[BaseAlgorithm]:
+    """The class of the algorithm, of several the one that takes the environment's actions; raises UserError."""
+    only, *others = registry.classes(config.algo)
+    return registry.find(config.algo, action_space(config)) if others else only
 
 
 def make(config: RunConfig) -> VecEnv:

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from dyna import agents, envs, hyperparameters, registry
+from dyna import agents, envs, hyperparameters
 from dyna.base import DynaMixin
 from dyna.config import RunConfig
 from dyna.doctor.findings import Finding
@@ -61,7 +61,7 @@ def judge(costs: list[Cost]) -> Finding:
 
 def _short(run: RunConfig) -> dict[str, Any]:
     """The hyperparameters with a start that comes soon."""
-    cls, settings = registry.find(run.algo), dict(run.hyperparameters)
+    cls, settings = envs.learner(run), dict(run.hyperparameters)
     now = {knob.name: knob.default for knob in hyperparameters.knobs(cls)} | settings
     if "learning_starts" in now:
         given = now["learning_starts"]

@@ -151,6 +151,11 @@ def test_a_step_of_training_is_timed(algo: str, settings: dict[str, Any]) -> Non
     assert cost.settings.hyperparameters == settings  # what is recommended is not what was shortened
 
 
+def test_of_several_classes_that_is_timed_which_takes_the_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "SECONDS", 0.02)
+    assert costs.measure(RunConfig(env="CartPole-v1", algo="planfirst")).why_not == ""
+
+
 def test_what_cannot_be_timed_is_told_with_its_reason() -> None:
     broken = costs.measure(RunConfig(env=f"{bad_environments.__name__}:NotANumber", algo="ppo"))
     assert broken.milliseconds is None and "returned the observation" in broken.why_not
