@@ -241,7 +241,7 @@ class DynaMixin(OffPolicyAlgorithm):
         generators.set_torch(self.rng, state["rng"])
         self._fitted_at = state["fitted_at"]
         self.updates = dict(state["updates"])
-        self.pace.load_state_dict(state["pace"])
+        self.pace.load_state_dict(state.get("pace", self.pace.state_dict()))  # all updates were made once
         self.world_model_metrics = dict(state["world_model_metrics"])
 
     def set_random_seed(self, seed: int | None = None) -> None:

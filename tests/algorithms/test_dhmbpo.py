@@ -69,6 +69,12 @@ def test_a_share_of_the_updates_is_made_after_the_first(
     assert loaded.pace.owed == agent.pace.owed
 
 
+def test_what_was_saved_while_all_updates_were_made_is_gone_on_with(dreamer: DHMBPO) -> None:
+    agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "buffer_size": dreamer.buffer_size})
+    agent.load_extra_state({name: part for name, part in dreamer.extra_state().items() if name != "pace"})
+    assert agent.paced(3) == 3
+
+
 def test_the_model_is_fitted_again_when_the_steps_have_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = DHMBPO(env=gym.make("Pendulum-v1"), **{**TINY, "model_every": 70, "model_growth": 0.5})
     fit, fitted_at = agent.fit_world_model, []
