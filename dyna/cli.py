@@ -91,7 +91,8 @@ def _train(words: list[str]) -> int:
     given = flags.given(arguments)
     if arguments.help:
         return _train_help(parser, given)
-    settings = config.checked(_resumed(arguments, given) if arguments.resume else _fresh(arguments, given))
+    settings = _resumed(arguments, given) if arguments.resume else _fresh(arguments, given)
+    registry.check(settings.algo)  # before torch, which takes seconds to import; the trainer checks the rest
     from dyna import train
 
     return _report(train.train(settings, resume=arguments.resume, progress=arguments.progress))

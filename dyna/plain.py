@@ -7,6 +7,7 @@ and `2024-01-01` is not a date. Python's `None` and `1_000_000` are understood a
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -81,9 +82,8 @@ def data(value: Any, name: str) -> Any:
 
 def unwrapped(value: Any) -> Any:
     """What a scalar of NumPy holds; anything else as it is."""
-    import numpy as np  # a mistyped flag is told without waiting for it
-
-    return value.item() if isinstance(value, np.generic) else value
+    numpy = sys.modules.get("numpy")  # whoever holds one has imported it, and a mistyped flag need not wait for it
+    return value.item() if numpy and isinstance(value, numpy.generic) else value
 
 
 def shown(value: Any) -> str:

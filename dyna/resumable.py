@@ -35,7 +35,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._own_state = _tells_its_state(env.unwrapped)
+        self._stateful: Any = env.unwrapped if _tells_its_state(env.unwrapped) else None
         self._known = False
         self._draws_globally = True
         self._before: dict[str, Tree] = {}
@@ -64,21 +64,21 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
     def _know(self) -> None:
         """See, once, what this environment needs."""
         self._draws_globally = not same(self._before["host"], generators.of_host())
-        if self._own_state and not is_plain(self._get_state()):
+        if self._stateful is not None and not is_plain(self._get_state()):
             raise UserError(
-                f"{type(self.env.unwrapped).__name__}.get_state must return numbers, strings, arrays and containers of "
+                f"{type(self._stateful).__name__}.get_state must return numbers, strings, arrays and containers of "
                 f"them, got {self._get_state()!r:.80}"
             )
         self._known = True
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Gymnasium's step."""
-        if not self._own_state:
+        if self._stateful is None:
             self._actions.add(action)  # before the step, which may change the array in place
         try:
             result = self.env.step(action)
         except BaseException:
-            if not self._own_state:
+            if self._stateful is None:
                 self._actions.drop_last()
             raise
         self._obs, self.steps = result[0], self.steps + 1
@@ -95,7 +95,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
             "obs": self._obs,
             "after": carried(self.env),
             "held": _held(self.env),
-            "own": self._get_state() if self._own_state and not drop else None,
+            "own": self._get_state() if self._stateful is not None and not drop else None,
         }
 
     def restore(self, state: dict[str, Tree]) -> str | None:
@@ -109,14 +109,14 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
             generators.set_host(state["before"]["host"])
         self.reset(**state["reset"])
         self._before = state["before"]  # before the very first reset there was less than there is now
-        if state["own"] is not None and self._own_state:
+        if state["own"] is not None and self._stateful is not None:
             return self._put_own(state)
         return self._play_back(state)
 
     def _put_own(self, state: dict[str, Tree]) -> str | None:
-        called = f"{type(self.env.unwrapped).__name__}.set_state"
+        called = f"{type(self._stateful).__name__}.set_state"
         try:
-            self.env.unwrapped.set_state(state["own"])  # type: ignore[attr-defined]
+            self._stateful.set_state(state["own"])
         except Exception as error:  # the environment's own code
             self.reset()
             return f"{called} {raised(error)}, so a new episode starts"
@@ -139,9 +139,9 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
 
     def _get_state(self) -> Tree:
         try:
-            return self.env.unwrapped.get_state()  # type: ignore[attr-defined]
+            return self._stateful.get_state()
         except Exception as error:  # the environment's own code
-            raise EnvironmentFailed(f"{type(self.env.unwrapped).__name__}.get_state {raised(error)}") from error
+            raise EnvironmentFailed(f"{type(self._stateful).__name__}.get_state {raised(error)}") from error
 
 
 class Actions:

@@ -114,11 +114,12 @@ def test_what_a_mean_can_be_taken_of_passes_as_success(success: Any) -> None:
 
 
 def test_an_info_stays_the_environments_and_the_monitor_alone_tells_of_episodes() -> None:
-    info, ends = {"episode": 7, "is_success": "not yet"}, iter([False, True, False])
+    info: dict[str, Any] = {"episode": 7, "is_success": "not yet"}
+    ends = iter([False, True, False])
     env = Monitor(Guarded(Scripted(lambda: (np.zeros(2), 1.0, False, next(ends), info))))
     env.reset()
     assert "episode" not in env.step(0)[-1]
-    info["is_success"] = True  # type: ignore[assignment]
+    info["is_success"] = True
     assert env.step(0)[-1]["episode"]["r"] == 2.0
     env.reset()
     assert "episode" not in env.step(0)[-1]
