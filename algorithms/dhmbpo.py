@@ -50,11 +50,11 @@ class DHMBPO(DynaMixin, SAC):
     :param gamma: Discount.
     :param tau: Share of the critic that its target takes over in an update.
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
-    :param gradient_steps: Updates of actor and critic each time a step was made.
-    :param late_updates: Share of them that is made, evenly, after the first 2,000.
+    :param gradient_steps: Updates of actor and critic for a step of all environments at once; -1 makes one for each.
+    :param late_updates: Share of the updates that is made, evenly, after the first 2,000.
     :param model_every: Environment steps between two fits of the world model, at most.
-    :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner:
-        those of the first minutes tell the most. With 0 only `model_every` counts.
+    :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner;
+        with 0 only `model_every` counts. Steps of the first minutes tell the most.
     :param dream_every: Updates between two of the rollouts that critics learn from, and between distribution rollouts.
     :param distribution_horizon: Steps of a rollout that critics learn from, if training rollouts are no longer, and of
         a distribution rollout at most, which is made where noise is drawn; with 0 none is.
@@ -65,8 +65,8 @@ class DHMBPO(DynaMixin, SAC):
         the next state by as much as steps usually change it, or about the reward by as much as rewards differ.
     :param mask: How an imagined end stops training rollouts and the critics': soft, by its probability; hard, from one
         half on; or differentiable, by its probability and with its slope, which makes standing still a trap.
-    :param noise: Of imagined next states: drawn; or inferred, once 2,000 real steps are stored or the buffer is full:
-        that of real steps, along which critics' rollouts are led, and the actor's on from there; after the last, none.
+    :param noise: Noise of imagined next states: drawn; or inferred from real steps, once 2,000 are stored or the buffer
+        is full. Then the critics' rollouts are led along these, and the actor's on from there; after the last, none.
     :param truncate: Rule that ends distribution rollouts: keep_all; for drawn noise infoprop, macura, m2ac, a mapping.
     :param world_model: Size and training rule of the ensemble.
     :param reward_fn: Exact reward (obs, action in [-1, 1], next_obs) -> reward [B]; without one it is learned.

@@ -60,8 +60,8 @@ class PlanFirst(CorrectionMixin, DHMBPO):
     :param realised_share: Share, below 1, of the critics' lessons that are what really came of windows, the more
         surprising the likelier; the others are imagined.
     :param distil: Teach the policy the plans while they promise more than it by a difference that matters.
-    :param noise: Of imagined next states: drawn; or inferred, as by default in DHMBPO, from real steps, which are not
-        the policy's where plans act.
+    :param noise: Noise of imagined next states: drawn; or inferred from real steps, as by default in DHMBPO. They are
+        not the policy's where plans act.
     """
 
     plays_by = (*CorrectionMixin.plays_by, "temperature")

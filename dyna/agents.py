@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -20,7 +21,7 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from dyna import files, hyperparameters, registry
+from dyna import files, hyperparameters, registry, spaces
 from dyna.config import RunConfig
 from dyna.errors import UserError
 
@@ -38,7 +39,7 @@ def make(config: RunConfig, env: VecEnv) -> BaseAlgorithm:
         cls, config.hyperparameters, observation_space=env.observation_space, action_space=env.action_space
     )
     try:
-        model: BaseAlgorithm = cls(env=env, seed=config.seed, device=config.device, **arguments)
+        model: BaseAlgorithm = cls(env=env, seed=config.seed, device=device(config, env.observation_space), **arguments)
     except UserError:
         raise
     except Exception as error:  # the algorithm's own code: whatever it raises is the user's to read
@@ -49,6 +50,12 @@ def make(config: RunConfig, env: VecEnv) -> BaseAlgorithm:
         ) from error
     model.observation_space.seed(config.seed)  # SB3 seeds everything else
     return model
+
+
+def device(config: RunConfig, observed: gymnasium.Space[Any]) -> str:
+    """Where networks are computed that see such observations, for torch: those that see numbers are small."""
+    parts = observed.spaces.values() if isinstance(observed, gymnasium.spaces.Dict) else (observed,)
+    return "cpu" if config.device == "auto" and not any(map(spaces.is_image, parts)) else config.device
 
 
 def make_player(config: RunConfig, env: VecEnv) -> BaseAlgorithm:

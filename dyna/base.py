@@ -171,7 +171,9 @@ class DynaMixin(OffPolicyAlgorithm):
     def fit_world_model(self) -> None:
         """Refit the ensemble on all real transitions and measure the truncation rule's thresholds on them.
 
-        Before that, the old model is held against what it has not seen: error and calibration by depth.
+        Before that, the old model is held against what it has not seen: error and calibration by depth. Raises
+        UserError where an exact reward or end disagrees with the data, RunFailed where these are not finite, Diverged
+        where the loss is not.
         """
         data = self.replay_buffer.all_transitions()
         self._rescore(data)
@@ -185,7 +187,10 @@ class DynaMixin(OffPolicyAlgorithm):
             self.logger.record(f"world_model/{name}", value)
 
     def dream(self, starts: int, horizon: int, keep_versions: int) -> None:
-        """Imagine from `starts` real observations; rows of all but the newest `keep_versions` models are dropped."""
+        """Imagine from `starts` real observations; rows of all but the newest `keep_versions` models are dropped.
+
+        Raises Diverged where what is imagined is not finite.
+        """
         self.imagined.drop_older_than(self.world_model.version - keep_versions + 1)
         made = 0
         for start in torch.split(self.replay_buffer.sample_obs(starts), STARTS_AT_ONCE):

@@ -14,9 +14,9 @@ class Budget:
     """In units of the updates that a learner makes which is always on."""
 
     floor: float = 0.05
-    """Share of them that is made whatever the gate says."""
+    """Share of an always-on learner's updates that is made whatever the gate says."""
     burst: float = 4.0
-    """How many times as many a step may take after an alarm, from what was saved before."""
+    """How many times an always-on learner's updates a step may make after an alarm, from what was saved before."""
     capacity: float = 1_000.0
     """Steps whose updates are saved at most."""
 

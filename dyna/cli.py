@@ -7,9 +7,13 @@ interrupted one is exit code 130. `--debug` shows the traceback instead.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import select
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        return _dispatch([word for word in words if word != "--debug"])
+        with _noted():
+            code = _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 1
         if debug:
             raise
         if isinstance(error, (UserError, RunFailed)):
@@ -65,6 +74,40 @@ def _dispatch(words: list[str]) -> int:
     else:
         raise unknown("command", words[0], COMMANDS, see="`dyna --help`")
     return 0
+
+
+class _Sentences(logging.Handler):
+    """Puts what is logged on standard error, a sentence a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Whoever runs a command reads what the toolkit notes meanwhile, such as that a world has changed."""
+    log, handler = logging.getLogger("dyna"), _Sentences()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output was closed at its other end, as by `| head`; if so, what is left of it goes nowhere."""
+    try:
+        looked = select.poll()  # not on Windows
+        looked.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError):
+        return False
+    gone = any(event & select.POLLERR for _, event in looked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -58,7 +58,8 @@ class RunConfig:
     on_env_error: Literal["stop", "restart"] = _flag("stop", "stop|restart", on_resume=True)
     """Where the environment raises or returns what no learner can use: stop, or drop the episode and restart."""
     device: str = _flag("auto", "DEVICE", on_resume=True)
-    """Where networks are computed: auto (a GPU where there is one), cpu (faster for networks so small) or cuda."""
+    """Where networks are computed: auto (a GPU for images, where there is one, else the CPU, which is faster for
+    networks so small), cpu or cuda."""
     threads: int = _flag(1, "N", on_resume=True)
     """Threads that torch may use; small networks gain nothing from more, 0 leaves torch's choice."""
     runs: Path = _flag(Path("runs"), "DIR")

@@ -43,8 +43,8 @@ class CorrectionMixin(PlanningMixin):
     The subclass writes `mode_1` and `most_likely`, and what `PlanningMixin` asks for, except `is_confident`
     and `correct`.
 
-    :param horizon: Steps of a plan, and of the window in which its outcome is awaited, of which two in each environment
-        pass between fits at least.
+    :param horizon: Steps of a plan, and of the window after which its outcome is judged; between two fits at least two
+        such windows pass in each environment.
     :param candidates: Plans that an iteration looks at, those of the policy among them.
     :param policy_plans: How many of them the policy makes.
     :param elites: Best candidates, from which the next iteration draws.
@@ -52,8 +52,8 @@ class CorrectionMixin(PlanningMixin):
     :param pessimism: Standard deviations over members and critics by which a plan's value is lowered; below 0 explores.
     :param terminal_value: Let the critics say what follows the last step of a plan, where it is looked for; what it
         promises and what comes of it hold their value in any case.
-    :param acting: Plan at every step (plan), with turns in which plans and policy are compared, of which the better is
-        what plays (audited), only where the policy is not sure of itself (confident), or never (policy).
+    :param acting: Who acts: plan, a plan at every step; confident, a plan only where the policy is not sure of itself;
+        audited, both in turns, of which the better plays; or policy, which never plans.
     :param audit: With audited, share of the turns of at most 100 steps that are compared, five of each before plans or
         policy are believed to be better; with confident, share of the states in which the policy is sure and a plan is
         made all the same, to measure the gap.

@@ -123,7 +123,7 @@ def windows(data: Transitions, steps: int, n_envs: int = 1) -> Tensor:
 
     The steps of `n_envs` environments take turns in the data [B, .].
     """
-    follows = (data.next_obs[:-n_envs] == data.obs[n_envs:]).all(1)
+    follows = (data.next_obs[:-n_envs] == data.obs[n_envs:]).all(1) & (data.terminated[:-n_envs] == 0)
     unbroken = torch.ones(max(len(data.obs) - n_envs * (steps - 1), 0), dtype=torch.bool, device=follows.device)
     for step in range(steps - 1):
         unbroken &= follows[step * n_envs :][: len(unbroken)]

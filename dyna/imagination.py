@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyna.errors import Diverged, UserError
 from dyna.truncation import Frontier, Truncation
-from dyna.types import Act, ImaginedTransitions, Transitions, WorldModel
+from dyna.types import Act, ImaginedTransitions, Outcome, Transitions, WorldModel
 from dyna.uncertainty import spread
 
 Z90 = 1.6448536  # half-width of a Gaussian's central 90 % interval, in standard deviations
@@ -106,19 +106,23 @@ def horizon_error(model: WorldModel, windows: Transitions) -> HorizonError:
     """Replay the actions of real windows [B, L, .] in the model from each first observation, and score every depth.
 
     Members are propagated by their mean (Chua et al. 2018, section 5, "E"). The interval is that of the members'
-    mixture, seen from the predicted state: at depth 1 it is plain calibration.
+    mixture, seen from the predicted state: at depth 1 it is plain calibration. Where the reward is known exactly, it is
+    that which is scored.
     """
     real = torch.cat([windows.next_obs, windows.reward.unsqueeze(2)], 2)
     scale = spread(real.flatten(0, 1))
     squared, inside = [], []
     imagined = windows.obs[:, 0]
     for depth in range(real.shape[1]):
-        prediction = model.predict(imagined, windows.action[:, depth])
+        action = windows.action[:, depth]
+        prediction = model.predict(imagined, action)
         mean = prediction.mean.mean(0)
+        outcome = Outcome(mean[:, :-1], mean[:, -1], prediction.p_terminated.mean(0))
+        next_obs, reward, _ = model.known(imagined, action, outcome)
         std = (prediction.std.square().mean(0) + prediction.mean.var(0, correction=0)).sqrt()
-        error = (real[:, depth] - mean).abs()
+        error = (real[:, depth] - torch.cat([next_obs, reward[:, None]], 1)).abs()
         squared.append((error / scale).square().mean(0))
         inside.append((error <= Z90 * std).to(error.dtype).mean())
-        imagined = mean[:, :-1]
+        imagined = next_obs
     by_depth = torch.stack(squared)
     return HorizonError(by_depth[:, :-1].mean(1).sqrt(), by_depth[:, -1].sqrt(), torch.stack(inside))

@@ -67,7 +67,10 @@ class PlanningMixin(RecedingHorizonMixin):
         return torch.zeros(1, self.horizon, self.world_model.action_size, device=self.device)
 
     def plan(self, obs: Tensor, warm: Tensor, rng: torch.Generator, *, in_play: bool = False) -> Plan:
-        """Mode-2: plans from observations [B, S], begun with [B, H, A], in play by `value_in_play`."""
+        """Mode-2: plans from observations [B, S], begun with [B, H, A], in play by `value_in_play`.
+
+        Raises Diverged where no plan has a finite value.
+        """
         raise NotImplementedError
 
     def draw(self, plan: Plan, noise: Tensor) -> Tensor:
@@ -242,6 +245,11 @@ class PlanningMixin(RecedingHorizonMixin):
         self.trusted[i] = 0
         self.configurator.windows.drop(i)
         self.audits.leave(i)
+
+    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
+        """As ever; the loaded steps are not those of which something was promised."""
+        super().load_replay_buffer(path, truncate_last_traj)
+        self.forget_episodes()
 
     def forget_episodes(self) -> None:
         """New episodes start in all environments, and nothing that was promised of the old ones will come."""

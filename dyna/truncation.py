@@ -212,7 +212,7 @@ class Macura(_Portable, _Thresholdless):
         obs = _subsample(data, self.calibration_rows, rng).obs
         first = geometric_jensen_shannon(model.predict_elites(obs, act(obs)))
         quantile = torch.quantile(first, self.zeta).unsqueeze(0)
-        past = quantile[:0] if self.quantiles is None else self.quantiles
+        past = quantile[:0] if self.quantiles is None else self.quantiles.to(quantile)
         self.quantiles = torch.cat([past, quantile])[-self.average_over :]
 
     def begin(self, start: Tensor) -> Tensor:

@@ -60,7 +60,11 @@ def reward_unit(reward: Tensor) -> float:
 
 
 def usual_rewards(reward: Tensor) -> tuple[float, float]:
-    """The middle of usual rewards [B], 1 to 99 % of the newest, and how far they lie apart: 1 until one is paid."""
-    least, most = (float(torch.quantile(reward[-NEWEST:], share)) for share in (0.01, 0.99))
+    """The middle of usual rewards [B], 1 to 99 % of the newest, and how far they lie apart.
+
+    That is half of what they span, or their deviation where rare ones make it more; 1 until one is paid.
+    """
+    newest = reward[-NEWEST:]
+    least, most = (float(torch.quantile(newest, share)) for share in (0.01, 0.99))
     centre, half = (least + most) / 2, (most - least) / 2
-    return centre, max(half, float(reward.std()), 0.1 * abs(centre), 1e-6) if reward.any() else 1.0
+    return centre, max(half, float(newest.std()), 0.1 * abs(centre), 1e-6) if newest.any() else 1.0

@@ -29,11 +29,12 @@ silu_backward = torch.ops.aten.silu_backward
 
 
 def can_unroll(model: GaussianEnsemble, actor: Actor) -> bool:
-    """Whether the gradient is written for such networks: SiLU throughout, on a CPU."""
+    """Whether the gradient is written for such networks, and none of another class: SiLU throughout, on a CPU."""
     hidden, kinds = list(actor.latent_pi), (nn.Linear, nn.SiLU)
     return (
         model.x_mean.device.type == "cpu"
-        and isinstance(actor.features_extractor, Standardised)
+        and type(actor) is Actor
+        and type(actor.features_extractor) is Standardised
         and not actor.use_sde
         and all(isinstance(module, kinds[i % 2]) for i, module in enumerate(hidden))
     )

@@ -41,7 +41,7 @@ class EnsembleSettings:
     members: int = 5
     """Networks in the ensemble."""
     elites: int = 4
-    """Networks with the lowest holdout error; imagination draws from these."""
+    """Members with the lowest holdout error of the next state; imagination draws from these."""
     width: int = 160
     """Units of a hidden layer."""
     depth: int = 2

@@ -56,6 +56,21 @@ class Cart(gym.Env[Any, Any]):
         return bool(abs(self.state[0]) > 1.0)
 
 
+class Counted(Cart):
+    """Nothing is wrong, and it is known which were made and which were closed."""
+
+    made: ClassVar[list[int]] = []
+    closed: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = len(self.made)
+        self.made.append(self.number)
+
+    def close(self) -> None:
+        self.closed.append(self.number)
+
+
 class PushedEitherWay(Cart):
     """Nothing is wrong: two actions."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
@@ -29,14 +30,16 @@ HARMLESS = (
 
 def examine(make: Callable[[], gym.Env[Any, Any]], *, known: bool) -> list[Finding]:
     """Run both; where a fault is `known` already, their complaint is most likely about the same and a note."""
-    return [
-        _finding(
-            "gymnasium's checker",
-            lambda: check_by_gymnasium(make(), skip_render_check=True, skip_close_check=True),
-            known,
-        ),
-        _finding("SB3's checker", lambda: check_by_sb3(make()), known),
-    ]
+
+    def by_gymnasium() -> None:
+        with closing(make()) as env:
+            check_by_gymnasium(env, skip_render_check=True, skip_close_check=True)
+
+    def by_sb3() -> None:
+        with closing(make()) as env:
+            check_by_sb3(env)
+
+    return [_finding("gymnasium's checker", by_gymnasium, known), _finding("SB3's checker", by_sb3, known)]
 
 
 def _finding(name: str, check: Callable[[], None], known: bool) -> Finding:

@@ -352,3 +352,15 @@ def test_a_run_is_evaluated_and_says_in_words_what_was_planned(
     assert run.summary()["ledger"]["in_words"] == words
     assert cli.main(["eval", str(run.path), "--episodes", "1"]) == 0
     assert capsys.readouterr().out.startswith("return ")
+
+
+def test_nothing_is_promised_of_steps_that_another_agent_made(tmp_path: Path) -> None:
+    short = DiscretePlanFirst(env=gym.make("CartPole-v1"), **TINY).learn(7)
+    short.save_replay_buffer(tmp_path / "short.pkl")
+    agent = DiscretePlanFirst(env=gym.make("CartPole-v1"), **{**TINY, "learning_starts": 30}).learn(38)
+    while not agent.configurator.windows.under_way().any():
+        agent.learn(1, reset_num_timesteps=False)
+    agent.load_replay_buffer(tmp_path / "short.pkl")
+    assert not agent.configurator.windows.under_way().any() and not agent.trusted.any()
+    agent.learn(8, reset_num_timesteps=False)
+    assert len(agent.replay_buffer) == 15

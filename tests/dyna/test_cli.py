@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import subprocess
@@ -194,6 +195,29 @@ def test_an_end_that_was_not_wished_for_is_one_line_and_a_code(
     assert cli.main(["train", "--algo", "sac"]) == code
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", sentence + "\n")
+
+
+def test_what_is_noted_meanwhile_is_a_sentence_on_standard_error(
+    trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("dyna")
+    monkeypatch.setattr(
+        "dyna.train.train", lambda *_, **__: log.info("the world changed about step %d", 7) or FakeRun()
+    )
+    for _ in range(2):
+        assert cli.main(["train", "--algo", "sac"]) == 0
+        assert capsys.readouterr().err == "the world changed about step 7\n"
+    log.info("and nobody asked")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [["list", "environments"], ["--help"]])
+def test_where_nobody_reads_to_the_end_nothing_is_said(words: list[str]) -> None:
+    command = [sys.executable, "-m", "dyna", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        assert listing.stdout is not None and listing.stderr is not None
+        listing.stdout.close()
+        assert (listing.stderr.read(), listing.wait()) == ("", 1)
 
 
 def test_debug_shows_the_traceback(trained: Trained) -> None:

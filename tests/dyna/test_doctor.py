@@ -14,7 +14,7 @@ from dyna.doctor.heldout import Foreseen
 from dyna.doctor.sampling import Sample
 from dyna.types import Transitions
 from tests import bad_environments
-from tests.bad_environments import BROKEN, GOOD, HIDDEN, ODD, Cart, CutSpeed, Endless, Slow
+from tests.bad_environments import BROKEN, GOOD, HIDDEN, ODD, Cart, Counted, CutSpeed, Endless, Slow
 
 SEVERE = ("warning", "error")
 
@@ -114,3 +114,12 @@ def test_a_reward_that_few_steps_hold_is_not_judged() -> None:
     said = foreseen(sample, 0.0)._replace(reward=torch.randn(ROWS))
     assert learnability.reward(said, None, rare).verdict == "note"
     assert learnability.reward(said, None, sample).verdict == "warning"
+
+
+def test_every_environment_that_is_made_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    closed: list[int] = []
+    monkeypatch.setattr(Counted, "made", made)
+    monkeypatch.setattr(Counted, "closed", closed)
+    found(Counted, 400)
+    assert made and sorted(made) == sorted(set(closed))

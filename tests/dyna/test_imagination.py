@@ -222,3 +222,11 @@ def test_metrics_name_every_depth() -> None:
     names = [f"world_model/{kind}_depth_{depth}" for kind in ("error", "reward_error", "coverage") for depth in (1, 2)]
     assert list(error.metrics()) == names
     assert error.metrics()["world_model/error_depth_2"] == error.state[1].item()
+
+
+def test_a_reward_that_is_known_is_the_one_that_is_scored() -> None:
+    real, wrong = windows(100, 3, 1e-4), torch.tensor([[0.0, 0.0, 9.0]])
+    exact = real._replace(reward=real.next_obs[..., 0])
+    told = WalkModel(wrong, torch.full((1, 3), 1e-3), exact_reward=lambda next_obs: next_obs[:, 0])
+    learned = WalkModel(wrong, told.std)
+    assert horizon_error(told, exact).reward.max() < 0.01 < 1.0 < horizon_error(learned, exact).reward.min()

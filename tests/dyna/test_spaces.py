@@ -118,3 +118,11 @@ def test_what_the_trainer_saved_loads_with_the_environment_as_it_shows_it(tmp_pa
     trained.save(tmp_path / "model.zip")
     loaded = PPO.load(tmp_path / "model.zip", env=learnable(cls()))
     assert loaded.action_space == trained.action_space and loaded.observation_space == trained.observation_space
+
+
+def test_where_networks_are_computed_follows_from_what_they_see() -> None:
+    image = spaces.Box(0, 255, (3, 64, 64), np.uint8)
+    numbers, both = spaces.Box(-1, 1, (4,)), spaces.Dict({"eye": image, "arm": spaces.Box(-1, 1, (4,))})
+    assert [agents.device(RunConfig(), observed) for observed in (numbers, image, both)] == ["cpu", "auto", "auto"]
+    asked = RunConfig(device="cuda:1")
+    assert [agents.device(asked, observed) for observed in (numbers, image)] == ["cuda:1", "cuda:1"]

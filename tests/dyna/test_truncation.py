@@ -194,6 +194,14 @@ def test_macura_calibrates_with_the_policys_actions() -> None:
     torch.testing.assert_close(loud.state_dict()["quantiles"], 4.0 * quiet.state_dict()["quantiles"])
 
 
+def test_macura_goes_on_calibrating_on_another_device_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule, model = Macura(), walk(doubt=doubtful)
+    rule.calibrate(model, real(torch.zeros(5, 1)), still, rng=rng())
+    monkeypatch.setattr("dyna.truncation.geometric_jensen_shannon", lambda _: torch.zeros(5, device="meta"))
+    rule.calibrate(model, real(torch.zeros(5, 1)), still, rng=rng())
+    assert rule.quantiles is not None and rule.quantiles.shape == (2,) and rule.quantiles.device.type == "meta"
+
+
 # M2AC
 
 

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from torch import nn
 
+from dyna import units
 from dyna.algorithms import MBDQN, MBPO
 from dyna.base import DynaMixin
 from dyna.units import Standardised, reward_unit, standardise_far
@@ -116,3 +117,17 @@ def test_every_learner_on_branched_rollouts_sees_in_such_units() -> None:
     seen = agent.q_net.features_extractor(torch.from_numpy(Switch().reset(seed=3)[0])[None])
     assert float(seen.abs().max()) < 10
     assert all(bool(module.known) for module in agent.policy.modules() if isinstance(module, Standardised))
+
+
+def test_usual_rewards_are_those_of_the_newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "NEWEST", 1_000)
+    rng = torch.Generator().manual_seed(0)
+    old, new = 1_000.0 * torch.randn(1_000, generator=rng), torch.rand(1_000, generator=rng)
+    assert units.usual_rewards(torch.cat([old, new])) == units.usual_rewards(new)
+    assert units.usual_rewards(torch.cat([old, torch.zeros(1_000)])) == (0.0, 1.0)
+
+
+def test_rewards_that_are_rare_spread_by_their_deviation() -> None:
+    rare = torch.zeros(1_000)
+    rare[:5] = -100.0
+    assert units.usual_rewards(rare) == (0.0, pytest.approx(float(rare.std())))

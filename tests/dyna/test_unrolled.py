@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dyna import actor_critic
 from dyna.bounded import BoundedSACPolicy
+from dyna.units import Standardised
 from dyna.unrolled import can_unroll, unroll
 from dyna.value_expansion import Expansion, Mask, expand
 from dyna.world_model import EnsembleSettings, GaussianEnsemble
@@ -109,3 +110,17 @@ def test_it_is_known_for_which_policies_the_gradient_is_written() -> None:
     assert can_unroll(model, policy())
     assert not can_unroll(model, policy(activation_fn=nn.ReLU))
     assert not can_unroll(model, policy(use_sde=True))
+
+
+class Blind(Standardised):
+    """Sees nothing."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(observations)
+
+
+def test_a_policy_that_sees_in_its_own_way_is_not_unrolled_in_ours() -> None:
+    assert not can_unroll(world(), policy(features_extractor_class=Blind))
+    other = policy()
+    other.__class__ = type("OtherActor", (type(other),), {})
+    assert not can_unroll(world(), other)

@@ -405,7 +405,9 @@ def test_windows_never_cross_an_episode_and_find_parallel_environments() -> None
     assert all(not (row[0] <= 9 < row[-1]) for row in fitting.windows(jump, 5).tolist())
     twins = Transitions(*(torch.stack([part, part + 100], 1).flatten(0, 1) for part in data))
     assert fitting.windows(twins, 3, 2)[0].tolist() == [0, 2, 4]
-    alike = Transitions(*(torch.ones_like(part) for part in data))  # a row follows from any other
+    alike = Transitions(*(torch.ones_like(part) for part in data))  # a row follows from any other, but for the ends
+    assert fitting.windows(alike, 2).shape == (0, 2)
+    alike = alike._replace(terminated=torch.zeros_like(data.terminated))
     assert (fitting.windows(alike, 3, 10).diff() == 10).all() and len(fitting.windows(alike, 3, 10)) == 10
     assert fitting.windows(alike, 3, 15).shape == (0, 3) and len(fitting.windows(alike, 1, 60)) == 30
 
