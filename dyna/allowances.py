@@ -18,21 +18,32 @@ from dyna.gates import Gate
 Kind = Literal["always", "constant", "random", "gated"]
 
 
+class Carry:
+    """Makes whole numbers of shares: what is left over counts the next time."""
+
+    def __init__(self) -> None:
+        self.owed = 0.0
+
+    def whole(self, share: float) -> int:
+        """How many there are in all that has been asked for and not been given."""
+        self.owed += share
+        made = math.floor(self.owed + 1e-9)  # ten times 0.1 is one
+        self.owed = max(self.owed - made, 0.0)
+        return made
+
+
 class Allowance:
     """A learner that is always on; its gate is watched and decides nothing."""
 
     def __init__(self, opening: int) -> None:
         self.gate = Gate(opening)
-        self.owed = 0.0  # part of an update that was granted and not made yet
+        self.carry = Carry()
 
     def grant(self, step: int, always: int, steps: int, rng: torch.Generator) -> int:
         """Updates to make at an environment step, where one that is always on makes `always` for the last `steps`."""
         if step < self.gate.opening:
             return always
-        self.owed += always * self.share(steps, rng)
-        made = math.floor(self.owed + 1e-9)  # ten times 0.1 is one
-        self.owed = max(self.owed - made, 0.0)
-        return made
+        return self.carry.whole(always * self.share(steps, rng))
 
     def share(self, steps: int, rng: torch.Generator) -> float:
         """How many of the updates of a learner that is always on are granted for so many steps."""
@@ -40,12 +51,12 @@ class Allowance:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next grants depend on."""
-        return {"gate": self.gate.state_dict(), "owed": self.owed}
+        return {"gate": self.gate.state_dict(), "owed": self.carry.owed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.gate.load_state_dict(state["gate"])
-        self.owed = state["owed"]
+        self.carry.owed = state["owed"]
 
 
 class Constant(Allowance):

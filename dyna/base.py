@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch import Tensor
 
 from dyna import audit, envs, generators, limits
-from dyna.allowances import Constant
+from dyna.allowances import Carry
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
@@ -77,7 +77,7 @@ class DynaMixin(OffPolicyAlgorithm):
 
     replay_buffer: PackedReplayBuffer
     model_every: int
-    pace: Constant
+    pace: Carry
     updates: dict[str, int]
     world_model_metrics: dict[str, float]
 
@@ -126,7 +126,7 @@ class DynaMixin(OffPolicyAlgorithm):
 
     def paced(self, updates: int) -> int:
         """How many of so many updates a learner that is always on makes now."""
-        return self.pace.grant(self._n_updates, updates, 1, self.rng)
+        return updates if self._n_updates < EARLY_UPDATES else self.pace.whole(self.late_updates * updates)
 
     @property
     def dreams(self) -> bool:
@@ -234,7 +234,7 @@ class DynaMixin(OffPolicyAlgorithm):
             "rng": self.rng.get_state(),
             "fitted_at": self._fitted_at,
             "updates": dict(self.updates),
-            "pace": self.pace.state_dict(),
+            "owed": self.pace.owed,
             "world_model_metrics": dict(self.world_model_metrics),
         }
 
@@ -246,7 +246,7 @@ class DynaMixin(OffPolicyAlgorithm):
         generators.set_torch(self.rng, state["rng"])
         self._fitted_at = state["fitted_at"]
         self.updates = dict(state["updates"])
-        self.pace.load_state_dict(state.get("pace", self.pace.state_dict()))  # all updates were made once
+        self.pace.owed = state.get("owed", 0.0)  # all updates were made once
         self.world_model_metrics = dict(state["world_model_metrics"])
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -293,7 +293,7 @@ class DynaMixin(OffPolicyAlgorithm):
             self.imagined_capacity, obs_size, action_size, device=self.device, rng=np.random.default_rng(seed)
         )
         self.replay = MixedReplay(self.replay_buffer, self.imagined, self.real_share)
-        self.pace = Constant(EARLY_UPDATES, self.late_updates)
+        self.pace = Carry()
 
     def learn(
         self: SelfDyna,
