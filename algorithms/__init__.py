@@ -39,6 +39,7 @@ a name, the first that takes an environment's actions. The doctor recommends the
 
 _ALL = (each for found in TABLE.values() for each in ((found,) if isinstance(found, str) else found))
 _ADDRESSES = {address.partition(":")[2]: address for address in _ALL}
+__all__ = [name for name, address in _ADDRESSES.items() if address.startswith("dyna.")]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
 from dyna.fitting import windows
 from dyna.imagination import horizon_error, imagine
-from dyna.spaces import names
+from dyna.spaces import is_image, names
 from dyna.truncation import RejectAll, Truncation, truncation
 from dyna.types import Transitions
 from dyna.world_model import EnsembleSettings, GaussianEnsemble, KnownReward, KnownTermination
@@ -336,6 +336,10 @@ class DynaMixin(OffPolicyAlgorithm):
             raise UserError(
                 f"{name} learns nothing without its world model, got real_share={self.real_share} and "
                 f"truncate={type(self.truncate).__name__}: a real_share below 1 and another rule let it imagine"
+            )
+        if is_image(space):
+            raise UserError(
+                f"{name} takes no images, got {space}: flatten a small one by gymnasium.wrappers.FlattenObservation"
             )
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             raise UserError(

@@ -160,6 +160,11 @@ class Seam(BaseCallback):
         return self._saved is None
 
     @property
+    def interrupted(self) -> bool:
+        """Whether somebody has asked the run to stop."""
+        return self._interrupts.asked
+
+    @property
     def evaluated_at(self) -> int:
         """The step of the last evaluation."""
         return self._evaluator.step

@@ -257,10 +257,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
         changed = plain.assignments(arguments.p) | ({"reward_fn": arguments.reward} if arguments.reward else {})
         result = evaluate.evaluate_run(arguments.run, which=arguments.which, hyperparameters=changed, **how)
-    print(f"return {result.return_mean:.1f} +- {result.return_std:.1f}, length {result.length_mean:.1f}")
+    mean, std = _shown(result.return_mean), _shown(result.return_std)
+    print(f"return {mean} +- {std}, length {result.length_mean:.1f}")
     if arguments.video:
         print(f"video: {arguments.video}")
     return 0
+
+
+def _shown(value: float) -> str:
+    """With one decimal, or where that says nothing with two digits."""
+    return f"{value:.1f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def _compare(words: list[str]) -> int:

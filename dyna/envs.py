@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from dyna import numbering, registry, spaces
 from dyna.config import RunConfig
 from dyna.errors import UserError, unknown
-from dyna.guard import Guarded
+from dyna.guard import ENDS, Guarded
 from dyna.imports import user_module
 from dyna.restarts import Restarting
 from dyna.resumable import Resumable
@@ -73,7 +73,7 @@ def make_one(config: RunConfig, render_mode: str | None = None) -> gym.Env[Any, 
     kwargs = dict(config.env_kwargs) | ({"render_mode": render_mode} if render_mode else {})
     try:
         env = gym.make(found, **kwargs) if isinstance(found, str) else _made(found, **kwargs)
-    except Exception as error:  # the environment's own code: whatever it raises is the user's to read
+    except ENDS as error:  # the environment's own code: whatever it raises is the user's to read
         raise UserError(
             f"{config.env} cannot be made with {kwargs or 'no arguments'}: {type(error).__name__}: {error}"
         ) from error

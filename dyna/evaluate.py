@@ -19,7 +19,7 @@ from dyna import agents, envs, limits, plain, registry, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.generators import stream
-from dyna.guard import EnvironmentFailed
+from dyna.guard import EnvironmentFailed, raised
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
 from dyna.tabular import TabularAlgorithm
@@ -89,7 +89,7 @@ def play(
 
     Raises EnvironmentFailed where the environment does, or drops ten times as many episodes as were asked for.
     """
-    limit = _limit(env)
+    limit, monitor = _limit(env), envs.monitors(env)[0]
     returns: list[float] = []
     lengths: list[int] = []
     cut = dropped = 0
@@ -105,11 +105,11 @@ def play(
             if dropped == ATTEMPTS * episodes:
                 raise EnvironmentFailed(f"{infos[0][DROPPED]}, as in {dropped - 1} episodes before")
         elif start[0]:
-            returns.append(infos[0]["episode"]["r"])
+            returns.append(monitor.get_episode_rewards()[-1])  # what its info says is rounded
             lengths.append(length)
             length = 0
         elif length == limit:
-            returns.append(sum(envs.monitors(env)[0].rewards))
+            returns.append(sum(monitor.rewards))
             lengths.append(length)
             cut += 1
             obs, state, start, length = env.reset(), None, np.ones(1, dtype=bool), 0
@@ -132,7 +132,7 @@ def evaluate_run(
     run folder holds; raises UserError.
     """
     run, changed = runs.open(run_path), dict(hyperparameters or {})
-    weights, config = _weights(run, which), run.config
+    weights, config = _weights(run, which).absolute(), run.config  # an environment may go into another folder
 
     def player(env: VecEnv) -> BaseAlgorithm:
         cls = registry.find(config.algo, env.action_space)
@@ -234,4 +234,16 @@ def _film(video: Path | None, options: dict[str, Any], env: VecEnv) -> Iterator[
     options |= {"duration": 1000 / fps} if Path(video).suffix == ".gif" else {"fps": fps}
     Path(video).parent.mkdir(parents=True, exist_ok=True)
     with imageio.get_writer(video, **options) as writer:
-        yield lambda: writer.append_data(env.render())  # type: ignore[attr-defined]
+        yield lambda: writer.append_data(_frame(env))  # type: ignore[attr-defined]
+
+
+def _frame(env: VecEnv) -> np.ndarray:
+    """A picture [height, width, 3] of the environment; raises EnvironmentFailed where it makes none."""
+    name = type(envs.monitors(env)[0].unwrapped).__name__
+    try:
+        frame = env.get_images()[0]  # not render, which wants pictures to lay side by side
+    except Exception as error:  # the environment's own code
+        raise EnvironmentFailed(f"{name}.render {raised(error)}") from error
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+        raise EnvironmentFailed(f"{name}.render returned {type(frame).__name__}, where rgb_array asks for a picture")
+    return frame

@@ -17,6 +17,8 @@ from dyna.progress import say
 FLOAT32 = float(np.finfo(np.float32).max)
 _SAFE_SQUARE = 1e76  # the sum of squares up to which every number is finite in float32
 _ROUNDING = 1e-6  # of an action's bounds: scaling to them and back costs that much in float32
+ENDS = Exception, SystemExit
+"""What may come out of an environment's code; some drivers stop by sys.exit."""
 MONITORS = "episode"
 """The key of an info in which SB3 expects what its monitor says where an episode has ended."""
 
@@ -46,7 +48,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result = self.env.reset(**kwargs)
             wrong = _misshapen(result, "obs, info") or fault(self._observations, result[0])
-        except Exception as error:
+        except ENDS as error:
             raise self._failed("reset", raised(error)) from error
         if wrong:
             raise self._failed("reset", f"returned {wrong}")
@@ -63,7 +65,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
                 obs, reward, terminated, truncated, info = result
                 told = {key: value for key, value in info.items() if key != MONITORS}
                 return self._own(obs), float(reward), bool(terminated), bool(truncated), told
-        except Exception as error:
+        except ENDS as error:
             raise self._failed(f"step({shown(action)})", raised(error)) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
 
@@ -71,7 +73,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         """Gymnasium's close; what it raises is said, for nothing depends on it any more."""
         try:
             self.env.close()
-        except Exception as error:
+        except ENDS as error:
             say(f"{type(self.unwrapped).__name__}.close {raised(error)}")
 
     def _own(self, obs: Any) -> Any:
@@ -169,6 +171,6 @@ def _bad_success(terminated: Any, truncated: Any, info: dict[str, Any]) -> str |
     return f"the info's is_success {shown(success)}, of which SB3 takes the mean: make it a number, or rename it"
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """What an environment's own code raised, in one line, as in `Env.step raised ...`."""
     return " ".join(f"raised {type(error).__name__}: {error}".split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -18,7 +19,7 @@ from dyna.callbacks import Evaluator, Seam, Stop
 from dyna.config import RunConfig, checked
 from dyna.errors import Diverged, RunFailed, UserError
 from dyna.evaluate import LAST
-from dyna.guard import ActionRefused, EnvironmentFailed
+from dyna.guard import ActionRefused, EnvironmentFailed, raised
 from dyna.interrupts import Interrupts
 from dyna.progress import meter, say
 from dyna.runs import Run
@@ -40,14 +41,16 @@ def train(
     if config.threads:
         torch.set_num_threads(config.threads)
     set_random_seed(config.seed)  # for environments that draw when they are made
-    run = runs.open(resume).continued(config) if resume is not None else _died(config)
+    here, stored = Path.cwd(), None if resume is None else runs.open(resume)
+    run = stored.continued(config) if stored is not None else _died(config)
     with closing(envs.make_evaluation(config)) as evaluation_env, closing(envs.make(config)) as env:
         model = agents.make(config, env)
+        config, run = _below(here, config, run)
         run = run or runs.create(config, argv, envs.observation_names(env))
         with run.locked(), Interrupts() as interrupts, meter(config.steps, progress) as display:
             saved = _prepared(run)
-            if saved and resume is not None:
-                _tell_stretched(model, runs.open(resume).config.steps, config.steps)
+            if saved and stored is not None:
+                _tell_stretched(model, stored.config.steps, config.steps)
             seam = Seam(run, Evaluator(run, evaluation_env), display, interrupts, saved.tree if saved else None)
             seam.init_callback(model)
             seam.saved_at = saved.step if saved else 0
@@ -57,6 +60,14 @@ def train(
     if interrupted:
         say(f"interrupted at step {model.num_timesteps}, everything is saved: `{run.resume_command}` goes on")
     return run
+
+
+def _below(here: Path, config: RunConfig, run: Run | None) -> tuple[RunConfig, Run | None]:
+    """The same, wherever the environment has gone: some simulators go into a folder of theirs when they are made."""
+    if Path.cwd() == here:
+        return config, run
+    config = dataclasses.replace(config, runs=here / config.runs)
+    return config, run and dataclasses.replace(run, path=here / run.path)
 
 
 def _died(config: RunConfig) -> Run | None:
@@ -158,17 +169,18 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
     """Whatever ends the training is told in summary.json, and by one sentence."""
     try:
         yield
-    except KeyboardInterrupt:  # the second: at once
-        run.write_summary(status="interrupted")
-        raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as caught:
+        if isinstance(caught, KeyboardInterrupt) and seam.interrupted:  # the second: at once
+            run.write_summary(status="interrupted")
+            raise
+        error = caught if isinstance(caught, Exception) else EnvironmentFailed(f"the environment {raised(caught)}")
         if files.is_full(error):
             failure = _disk_full(run, model, seam)
         else:
             failure = error if isinstance(error, UserError) else _failed(run, model, seam, error)
         with contextlib.suppress(OSError):
             _summarize(run, seam, failure)
-        raise failure from error
+        raise failure from caught
 
 
 def _summarize(run: Run, seam: Seam, failure: Exception) -> None:

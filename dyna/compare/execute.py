@@ -166,7 +166,10 @@ def _end(job: Job, ended: Ended, any_code: bool) -> None:
     job.stage, job.error = ended.stage, ended.error
     if ended.stage == "finished" and found.state != "finished":
         job.stage = "failed"
-        job.error = "the code changed while the comparison ran: call it again"
+        if look(job.cell, any_code=True).state == "finished":
+            job.error = "the code changed while the comparison ran: call it again"
+        else:
+            job.error = "its process ended before the training did, and without a word: see its log"
     if ended.stage != "failed" or found.run is not None:
         _settle(job, found, reused=False)
     if job.stage == "failed" and job.run is not None:

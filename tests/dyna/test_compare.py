@@ -154,6 +154,12 @@ def test_code_that_changes_meanwhile_is_told(cells: list[Cell], monkeypatch: pyt
     assert jobs[0].stage == "failed" and jobs[0].error == "the code changed while the comparison ran: call it again"
 
 
+def test_a_process_that_ends_without_a_word_is_told_so(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs.Run, "write_summary", lambda *_, **__: None)
+    jobs = execute.execute(cells[:1], Trainer(1), lambda jobs: None, Interrupts())
+    assert jobs[0].stage == "failed" and "without a word: see its log" in str(jobs[0].error)
+
+
 def test_the_board_shows_every_run_and_counts_those_that_do_not_fit(cells: list[Cell]) -> None:
     summary = {"steps": 2, "seconds": 100.0, "final_return_mean": -3.25}
     jobs = [Job(cells[0], "running", summary=summary), Job(cells[1], "failed", error="it broke"), Job(cells[2])]

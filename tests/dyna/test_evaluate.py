@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -13,11 +13,12 @@ import pytest
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from dyna import agents, envs, evaluate, runs
+from dyna import agents, cli, envs, evaluate, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.evaluate import Evaluation, evaluate_run, play
 from dyna.generators import stream
+from dyna.guard import EnvironmentFailed
 from dyna.train import train
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "batch_size": 8, "buffer_size": 500}
@@ -167,3 +168,31 @@ def test_an_endless_episode_is_cut_and_that_is_said(
     assert capsys.readouterr().err.count("2 of 2 evaluation episodes were cut after 25 steps") == 1
     assert evaluate_run(run.path, 3) == Evaluation((50.0,) * 3, (25,) * 3, cut=3)
     assert "3 of 3 evaluation episodes were cut" in capsys.readouterr().err
+
+
+class Tiny(Endless):
+    """Pays billionths for one step, and shows nothing."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 3e-9, True, False, {}
+
+    def render(self) -> Any:
+        return None
+
+
+def test_a_return_is_told_as_it_is_however_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tiny_environment", sys.modules[__name__])
+    config = RunConfig(env="tiny_environment:Tiny", algo="dqn", hyperparameters=SMALL, device="cpu")
+    env = envs.make_evaluation(config)
+    assert play(agents.make(config, env), env, 2, seed=0).returns == (3e-9, 3e-9)
+    with pytest.raises(EnvironmentFailed, match="Tiny.render returned NoneType, where rgb_array asks for a picture"):
+        evaluate.evaluate(config, lambda env: agents.make(config, env), 1, video=tmp_path / "film.gif")
+
+
+def test_small_returns_are_not_shown_as_nothing() -> None:
+    assert [cli._shown(value) for value in (0.0, -3.14159, 12345.6, -6.2e-5)] == ["0.0", "-3.1", "12345.6", "-6.2e-05"]

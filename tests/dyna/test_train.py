@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from stable_baselines3 import DQN
 from dyna import callbacks, checkpoint, files, runs
 from dyna.config import RunConfig, resolve
 from dyna.errors import RunFailed, UserError
+from dyna.evaluate import evaluate_run
 from dyna.train import train
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_starts": 20, "batch_size": 8, "buffer_size": 500}
@@ -230,6 +232,27 @@ class Blind(Faulty):
         return np.array([np.nan], np.float32), 0.0, False, False, {}
 
 
+class Stopped(Faulty):
+    """Takes the whole process with it, as an emergency stop does."""
+
+    def fault(self) -> Any:
+        sys.exit(3)
+
+
+class Caught(Faulty):
+    """Turns a signal into an exception of its own, as some drivers do."""
+
+    def fault(self) -> Any:
+        raise KeyboardInterrupt
+
+
+class Elsewhere(Faulty):
+    """Goes into a folder of its own."""
+
+    def __init__(self) -> None:
+        os.chdir(tempfile.gettempdir())
+
+
 class Unmoved(Faulty):
     """Cannot even begin."""
 
@@ -271,6 +294,8 @@ def faulty(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunCo
     [
         ("Faulty", "the run failed at step 132: Faulty.step(0) raised RuntimeError: the arm is jammed"),
         ("Blind", "the run failed at step 132: Blind.step(0) returned the observation [nan]"),
+        ("Stopped", "the run failed at step 132: Stopped.step(0) raised SystemExit: 3"),
+        ("Caught", "the run failed at step 132: the environment raised KeyboardInterrupt:"),
     ],
 )
 def test_a_failing_environment_ends_the_run_with_a_sentence_and_all_that_was_learnt(
@@ -286,6 +311,20 @@ def test_a_failing_environment_ends_the_run_with_a_sentence_and_all_that_was_lea
     assert (summary["status"], summary["steps"], summary["error"]) == ("failed", 132, str(caught.value))
     assert (run.path / "last_model.zip").exists()
     assert checkpoint.steps(run.checkpoints) == [132, 80]
+
+
+def test_a_run_is_where_it_was_to_be_wherever_its_environment_goes(
+    faulty: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(faulty, env="faulty_environments:Elsewhere", runs=Path("my runs"))
+    with pytest.raises(RunFailed):
+        go(config)
+    monkeypatch.chdir(tmp_path)
+    (run,) = runs.find_all(config.runs)
+    assert go(config, resume=run.path).summary()["status"] == "finished"
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_run(run.path, 1).episodes == 1
 
 
 def test_an_environment_that_cannot_begin_is_told_too(faulty: RunConfig) -> None:
