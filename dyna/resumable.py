@@ -18,7 +18,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 
 from dyna import fingerprint, generators
 from dyna.errors import UserError
-from dyna.guard import EnvironmentFailed, raised
+from dyna.guard import ENDS, EnvironmentFailed, raised
 from dyna.progress import say
 from dyna.tree import ATOMS, Tree, is_plain, same
 
@@ -117,7 +117,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
         called = f"{type(self._stateful).__name__}.set_state"
         try:
             self._stateful.set_state(state["own"])
-        except Exception as error:  # the environment's own code
+        except ENDS as error:  # the environment's own code
             self.reset()
             return f"{called} {raised(error)}, so a new episode starts"
         put_carried(self.env, state["after"])
@@ -140,7 +140,7 @@ class Resumable(gym.Wrapper[Any, Any, Any, Any]):
     def _get_state(self) -> Tree:
         try:
             return self._stateful.get_state()
-        except Exception as error:  # the environment's own code
+        except ENDS as error:  # the environment's own code
             raise EnvironmentFailed(f"{type(self._stateful).__name__}.get_state {raised(error)}") from error
 
 

@@ -5,6 +5,7 @@ A cart on a rail is pushed by the action; the task ends where the rail does, and
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, ClassVar
 
@@ -98,6 +99,13 @@ class Windy(Cart):
 
     def move(self, push: float) -> None:
         super().move(push + 0.5 * self.np_random.normal())
+
+
+class StopsAll(Cart):
+    def move(self, push: float) -> None:
+        super().move(push)
+        if self.state[1] > 0.9:
+            sys.exit(3)
 
 
 class Raises(Cart):
@@ -386,6 +394,7 @@ BROKEN = {
     AnotherShape: "reset",
     OldStep: "step",
     RaisesLater: "step",
+    StopsAll: "step",
     NotANumber: "step",
     EndlessReward: "step",
     NoReward: "step",

@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env as check_by_gymnasium
 from stable_baselines3.common.env_checker import check_env as check_by_sb3
 
 from dyna.doctor.findings import Finding
+from dyna.guard import ENDS
 
 HARMLESS = (
     "different from the unwrapped version",  # the wrappers are part of what is trained in
@@ -47,7 +48,7 @@ def _finding(name: str, check: Callable[[], None], known: bool) -> Finding:
         warnings.simplefilter("always")
         try:
             check()
-        except Exception as error:  # a complaint, or the environment's own code
+        except ENDS as error:  # a complaint, or the environment's own code
             complaint = _plain(f"{type(error).__name__}: {error}")
             if known:
                 return Finding(name, "note", complaint, "most likely what is told above")

@@ -20,6 +20,7 @@ from dyna.base import DynaMixin
 from dyna.config import RunConfig
 from dyna.doctor.findings import Finding
 from dyna.errors import RunFailed, UserError
+from dyna.guard import ENDS
 
 STARTS = 100  # random steps, at most, before an off-policy algorithm learns
 ROLLOUT = 256  # steps that an on-policy one learns from at once, at most: a step costs the same in longer ones
@@ -44,7 +45,7 @@ def measure(settings: RunConfig) -> Cost:
             return Cost(settings, _milliseconds(agents.make(short, env)))
     except (UserError, RunFailed) as error:
         return Cost(settings, None, str(error))
-    except Exception as error:  # of the environment or the algorithm: a table must not end in a traceback
+    except ENDS as error:  # of the environment or the algorithm: a table must not end in a traceback
         return Cost(settings, None, f"{type(error).__name__}: {error}")
 
 

@@ -15,6 +15,7 @@ from dyna.doctor import advice, checkers, costs, episodes, learnability, replays
 from dyna.doctor.findings import Broken, Finding
 from dyna.doctor.sampling import Sample, collect
 from dyna.errors import UserError
+from dyna.guard import ENDS
 
 STEPS = 4_000
 SAMPLING_SECONDS = 20.0  # after which the steps that there are must do
@@ -51,7 +52,7 @@ def examine(run: RunConfig, *, steps: int = STEPS, show: Show = lambda text: Non
 def _closed(env: gym.Env[Any, Any]) -> list[Finding]:
     try:
         env.close()
-    except Exception as error:  # the environment's own code
+    except ENDS as error:  # the environment's own code
         return [
             Finding("close", "warning", f"close() raised {type(error).__name__}: {error}", "every run ends with it")
         ]
