@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium as gym
@@ -33,14 +33,25 @@ def examine(make: Callable[[], gym.Env[Any, Any]], *, known: bool) -> list[Findi
     """Run both; where a fault is `known` already, their complaint is most likely about the same and a note."""
 
     def by_gymnasium() -> None:
-        with closing(make()) as env:
+        with _opened(make) as env:
             check_by_gymnasium(env, skip_render_check=True, skip_close_check=True)
 
     def by_sb3() -> None:
-        with closing(make()) as env:
+        with _opened(make) as env:
             check_by_sb3(env)
 
     return [_finding("gymnasium's checker", by_gymnasium, known), _finding("SB3's checker", by_sb3, known)]
+
+
+@contextmanager
+def _opened(make: Callable[[], gym.Env[Any, Any]]) -> Iterator[gym.Env[Any, Any]]:
+    """An environment that is closed afterwards; what it raises then is told elsewhere."""
+    env = make()
+    try:
+        yield env
+    finally:
+        with suppress(*ENDS):
+            env.close()
 
 
 def _finding(name: str, check: Callable[[], None], known: bool) -> Finding:
