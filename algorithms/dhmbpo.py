@@ -50,7 +50,7 @@ class DHMBPO(DynaMixin, SAC):
     :param gamma: Discount.
     :param tau: Share of the critic that its target takes over in an update.
     :param ent_coef: Weight of the entropy, or auto_INITIAL to learn it.
-    :param gradient_steps: Updates of actor and critic for a step of all environments at once; -1 makes one for each.
+    :param gradient_steps: Updates of actor and critic each time of learning; -1 makes one for each step made since.
     :param late_updates: Share of the updates that is made, evenly, after the first 2,000.
     :param model_every: Environment steps between two fits of the world model, at most.
     :param model_growth: By which share of themselves the steps of a fit must grow until the next, where that is sooner;

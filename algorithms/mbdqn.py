@@ -70,7 +70,7 @@ class MBDQN(BranchedDyna, DQN):
     :param learning_rate: Step size; a number or a schedule.
     :param learning_starts: Random steps before learning begins.
     :param train_freq: Environment steps between two times of learning, or [n, episode].
-    :param gradient_steps: Updates for a step of all environments at once; -1 makes one for each.
+    :param gradient_steps: Updates each time of learning; -1 makes one for each step made since.
     :param target_update_interval: Environment steps between two updates of the target network.
     :param double_q: Let the network choose the next action that its target judges; without, the target does both.
     :param imagined_epsilon: Probability of a random action in imagination, where the greedy one is taken else.

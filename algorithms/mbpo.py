@@ -27,8 +27,8 @@ class MBPO(BranchedDyna, SAC):
     :param env: Environment, or its Gymnasium id.
     :param learning_rate: Step size of actor, critic and entropy coefficient; a number or a schedule.
     :param learning_starts: Random steps before learning begins.
-    :param gradient_steps: Updates of actor and critic for a step of all environments at once (G in the paper: 20 to
-        40); -1 makes one for each.
+    :param gradient_steps: Updates of actor and critic each time of learning (G in the paper: 20 to 40); -1 makes one
+        for each step made since.
     """
 
     policy_aliases = {"MlpPolicy": StackedSACPolicy}

@@ -246,7 +246,7 @@ class DynaMixin(OffPolicyAlgorithm):
         generators.set_torch(self.rng, state["rng"])
         self._fitted_at = state["fitted_at"]
         self.updates = dict(state["updates"])
-        self.pace.owed = state.get("owed", 0.0)  # all updates were made once
+        self.pace.owed = state.get("owed", state.get("pace", {}).get("owed", 0.0))  # all updates were made once
         self.world_model_metrics = dict(state["world_model_metrics"])
 
     def set_random_seed(self, seed: int | None = None) -> None:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _noted():
             code = _dispatch([word for word in words if word != "--debug"])
-        sys.stdout.flush()
+        print(end="", flush=True)  # a pipe that nobody reads shows here
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
@@ -86,15 +86,17 @@ class _Sentences(logging.Handler):
 @contextmanager
 def _noted() -> Iterator[None]:
     """Whoever runs a command reads what the toolkit notes meanwhile, such as that a world has changed."""
-    log, handler = logging.getLogger("dyna"), _Sentences()
-    before = log.level
+    log, handler = logging.getLogger("dyna"), _Sentences(logging.INFO)
+    before = log.level, log.propagate
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(min(log.level or logging.INFO, logging.INFO))
+    log.propagate = False
     try:
         yield
     finally:
         log.removeHandler(handler)
-        log.setLevel(before)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _nobody_reads() -> bool:
@@ -104,9 +106,10 @@ def _nobody_reads() -> bool:
         looked.register(sys.stdout.fileno(), 0)
     except (AttributeError, OSError):
         return False
-    gone = any(event & select.POLLERR for _, event in looked.poll(0))
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in looked.poll(0))
     if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return gone
 
 

@@ -19,7 +19,7 @@ from dyna import agents, envs, limits, plain, registry, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.generators import stream
-from dyna.guard import EnvironmentFailed, raised
+from dyna.guard import ENDS, EnvironmentFailed, raised
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
 from dyna.tabular import TabularAlgorithm
@@ -172,6 +172,7 @@ def evaluate(
     `player` makes the agent for it, and may wrap it. Raises UserError.
     """
     film = _film_format(video)
+    video = Path(video).absolute() if video else None  # an environment may go into another folder
     env = envs.make_evaluation(config, "rgb_array" if video else "human" if render else None)
     try:
         model = player(env)
@@ -242,7 +243,7 @@ def _frame(env: VecEnv) -> np.ndarray:
     name = type(envs.monitors(env)[0].unwrapped).__name__
     try:
         frame = env.get_images()[0]  # not render, which wants pictures to lay side by side
-    except Exception as error:  # the environment's own code
+    except ENDS as error:  # the environment's own code
         raise EnvironmentFailed(f"{name}.render {raised(error)}") from error
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise EnvironmentFailed(f"{name}.render returned {type(frame).__name__}, where rgb_array asks for a picture")

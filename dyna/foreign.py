@@ -23,6 +23,7 @@ def evaluate_file(path: Path, config: RunConfig, episodes: int = 10, **how: Any)
 
     Where a VecNormalize lies beside the agent, as SB3 or RL Zoo names it, observations are normalised as it says.
     """
+    path = path.absolute()  # an environment may go into another folder
     return evaluate.evaluate(config, lambda env: _load(path, config, env), episodes, **how)
 
 

@@ -27,6 +27,10 @@ class EnvironmentFailed(RunFailed):
     """An environment raised, or returned what no learner can use."""
 
 
+class Interrupted(EnvironmentFailed):
+    """An environment raised KeyboardInterrupt, after which no episode is dropped to go on."""
+
+
 class ActionRefused(EnvironmentFailed):
     """An environment was handed an action outside its space, which a new episode does not mend."""
 
@@ -48,6 +52,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result = self.env.reset(**kwargs)
             wrong = _misshapen(result, "obs, info") or fault(self._observations, result[0])
+        except KeyboardInterrupt as interrupt:
+            self._mark(interrupt, "reset")
+            raise
         except ENDS as error:
             raise self._failed("reset", raised(error)) from error
         if wrong:
@@ -65,6 +72,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
                 obs, reward, terminated, truncated, info = result
                 told = {key: value for key, value in info.items() if key != MONITORS}
                 return self._own(obs), float(reward), bool(terminated), bool(truncated), told
+        except KeyboardInterrupt as interrupt:
+            self._mark(interrupt, f"step({shown(action)})")
+            raise
         except ENDS as error:
             raise self._failed(f"step({shown(action)})", raised(error)) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
@@ -95,6 +105,11 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
             return action
         name = type(self.unwrapped).__name__
         raise ActionRefused(f"{name} was handed the action {shown(action)}, which is not in its action_space {space}")
+
+    def _mark(self, interrupt: KeyboardInterrupt, call: str) -> None:
+        """Note where it came from; for all that is known here it may be Ctrl-C."""
+        failure = Interrupted(f"{type(self.unwrapped).__name__}.{call} {raised(interrupt)}")
+        interrupt.failure = failure  # type: ignore[attr-defined]
 
     def _failed(self, call: str, what: str) -> EnvironmentFailed:
         return EnvironmentFailed(f"{type(self.unwrapped).__name__}.{call} {what}")
@@ -173,4 +188,4 @@ def _bad_success(terminated: Any, truncated: Any, info: dict[str, Any]) -> str |
 
 def raised(error: BaseException) -> str:
     """What an environment's own code raised, in one line, as in `Env.step raised ...`."""
-    return " ".join(f"raised {type(error).__name__}: {error}".split())
+    return " ".join(f"raised {type(error).__name__}: {error}".split()).removesuffix(":")

@@ -106,8 +106,8 @@ def horizon_error(model: WorldModel, windows: Transitions) -> HorizonError:
     """Replay the actions of real windows [B, L, .] in the model from each first observation, and score every depth.
 
     Members are propagated by their mean (Chua et al. 2018, section 5, "E"). The interval is that of the members'
-    mixture, seen from the predicted state: at depth 1 it is plain calibration. Where the reward is known exactly, it is
-    that which is scored.
+    mixture, seen from the predicted state: at depth 1 it is plain calibration. The error is that of an exact reward,
+    where there is one; the interval is the model's own.
     """
     real = torch.cat([windows.next_obs, windows.reward.unsqueeze(2)], 2)
     scale = spread(real.flatten(0, 1))
@@ -122,7 +122,7 @@ def horizon_error(model: WorldModel, windows: Transitions) -> HorizonError:
         std = (prediction.std.square().mean(0) + prediction.mean.var(0, correction=0)).sqrt()
         error = (real[:, depth] - torch.cat([next_obs, reward[:, None]], 1)).abs()
         squared.append((error / scale).square().mean(0))
-        inside.append((error <= Z90 * std).to(error.dtype).mean())
+        inside.append(((real[:, depth] - mean).abs() <= Z90 * std).to(error.dtype).mean())
         imagined = next_obs
     by_depth = torch.stack(squared)
     return HorizonError(by_depth[:, :-1].mean(1).sqrt(), by_depth[:, -1].sqrt(), torch.stack(inside))

@@ -157,10 +157,13 @@ def called(program: str) -> str:
     return shlex.quote(os.path.relpath(beside))
 
 
-def create(config: RunConfig, argv: Sequence[str] | None = None, observations: Sequence[str] = ()) -> Run:
+def create(
+    config: RunConfig, argv: Sequence[str] | None = None, observations: Sequence[str] = (), device: str = "cpu"
+) -> Run:
     """Claim a new folder below `config.runs`, which no other process can claim, and describe the run in it.
 
-    Of `observations`, what each number of one is called, `meta.json` keeps a note for whoever reads the run.
+    Of `observations`, what each number of one is called, and of the torch device that networks are computed on
+    `meta.json` keeps a note for whoever reads the run.
     """
     parent = _parent(config)
     time = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d_%H-%M-%S")
@@ -176,7 +179,7 @@ def create(config: RunConfig, argv: Sequence[str] | None = None, observations: S
     run = Run(path, config)
     identity = {"algo": config.algo, "env": config.env, "seed": config.seed}
     try:
-        files.replace(path / META, json.dumps(_meta(config, argv, observations), indent=1) + "\n")
+        files.replace(path / META, json.dumps(_meta(config, argv, observations, device), indent=1) + "\n")
         run.write_summary(**identity, steps=0, seconds=0.0, status="running")
         run.write_config()  # last: a folder without it is no run, wherever the process may have died
     except OSError as error:
@@ -246,11 +249,9 @@ def file_safe(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
 
 
-def _meta(config: RunConfig, argv: Sequence[str] | None, observations: Sequence[str]) -> dict[str, Any]:
+def _meta(config: RunConfig, argv: Sequence[str] | None, observations: Sequence[str], device: str) -> dict[str, Any]:
     import torch
-    from stable_baselines3.common.utils import get_device
 
-    device = get_device(config.device)
     return {
         "argv": list(sys.argv if argv is None else argv),
         "git_commit": _git_commit(),
@@ -259,7 +260,7 @@ def _meta(config: RunConfig, argv: Sequence[str] | None, observations: Sequence[
         "versions": _versions(),
         "platform": platform.platform(),
         "processor": processor(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "cores": os.cpu_count(),
         "threads": _threads(config),
         "observations": list(observations),

@@ -19,7 +19,7 @@ from dyna.callbacks import Evaluator, Seam, Stop
 from dyna.config import RunConfig, checked
 from dyna.errors import Diverged, RunFailed, UserError
 from dyna.evaluate import LAST
-from dyna.guard import ActionRefused, EnvironmentFailed, raised
+from dyna.guard import ActionRefused, EnvironmentFailed, Interrupted
 from dyna.interrupts import Interrupts
 from dyna.progress import meter, say
 from dyna.runs import Run
@@ -37,16 +37,18 @@ def train(
     With `resume`, or where a run of the same configuration died, the training goes on from the last checkpoint, bit for
     bit as if it had never ended. Raises UserError, for a new run before anything is written, and RunFailed.
     """
-    config = checked(config)
+    here = Path.cwd()
+    config = _below(here, checked(config))
     if config.threads:
         torch.set_num_threads(config.threads)
     set_random_seed(config.seed)  # for environments that draw when they are made
-    here, stored = Path.cwd(), None if resume is None else runs.open(resume)
+    stored = None if resume is None else runs.open(_reached(here, resume))
     run = stored.continued(config) if stored is not None else _died(config)
     with closing(envs.make_evaluation(config)) as evaluation_env, closing(envs.make(config)) as env:
         model = agents.make(config, env)
-        config, run = _below(here, config, run)
-        run = run or runs.create(config, argv, envs.observation_names(env))
+        if run is None:
+            run = runs.create(_below(here, config), argv, envs.observation_names(env), str(model.device))
+        run = dataclasses.replace(run, path=_reached(here, run.path))
         with run.locked(), Interrupts() as interrupts, meter(config.steps, progress) as display:
             saved = _prepared(run)
             if saved and stored is not None:
@@ -62,12 +64,14 @@ def train(
     return run
 
 
-def _below(here: Path, config: RunConfig, run: Run | None) -> tuple[RunConfig, Run | None]:
-    """The same, wherever the environment has gone: some simulators go into a folder of theirs when they are made."""
-    if Path.cwd() == here:
-        return config, run
-    config = dataclasses.replace(config, runs=here / config.runs)
-    return config, run and dataclasses.replace(run, path=here / run.path)
+def _below(here: Path, config: RunConfig) -> RunConfig:
+    """The configuration with its runs where they were to be; some simulators go elsewhere when they are made."""
+    return dataclasses.replace(config, runs=_reached(here, config.runs))
+
+
+def _reached(here: Path, path: Path) -> Path:
+    """A path that was told in the folder `here`, as it is reached from where the process is now."""
+    return path if Path.cwd() == here else here / path
 
 
 def _died(config: RunConfig) -> Run | None:
@@ -170,10 +174,10 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
     try:
         yield
     except (Exception, KeyboardInterrupt) as caught:
-        if isinstance(caught, KeyboardInterrupt) and seam.interrupted:  # the second: at once
+        error = caught if isinstance(caught, Exception) else getattr(caught, "failure", None)
+        if error is None or (isinstance(error, Interrupted) and seam.interrupted):  # Ctrl-C, or the second: at once
             run.write_summary(status="interrupted")
             raise
-        error = caught if isinstance(caught, Exception) else EnvironmentFailed(f"the environment {raised(caught)}")
         if files.is_full(error):
             failure = _disk_full(run, model, seam)
         else:
@@ -224,7 +228,7 @@ def _onward(run: Run, seam: Seam, error: Exception) -> str:
         return f"start a new run with a lower -p {rate}{kept}"
     onward = f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
     drops = run.config.on_env_error == "restart"
-    if isinstance(error, EnvironmentFailed) and not isinstance(error, ActionRefused) and not drops:
+    if isinstance(error, EnvironmentFailed) and not isinstance(error, (ActionRefused, Interrupted)) and not drops:
         onward += ", with --on-env-error restart it drops an episode that fails"
     return onward
 

@@ -229,4 +229,5 @@ def test_a_reward_that_is_known_is_the_one_that_is_scored() -> None:
     exact = real._replace(reward=real.next_obs[..., 0])
     told = WalkModel(wrong, torch.full((1, 3), 1e-3), exact_reward=lambda next_obs: next_obs[:, 0])
     learned = WalkModel(wrong, told.std)
+    assert horizon_error(told, exact).coverage[0] == horizon_error(learned, exact).coverage[0] == 2 / 3
     assert horizon_error(told, exact).reward.max() < 0.01 < 1.0 < horizon_error(learned, exact).reward.min()

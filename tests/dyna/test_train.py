@@ -295,7 +295,7 @@ def faulty(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunCo
         ("Faulty", "the run failed at step 132: Faulty.step(0) raised RuntimeError: the arm is jammed"),
         ("Blind", "the run failed at step 132: Blind.step(0) returned the observation [nan]"),
         ("Stopped", "the run failed at step 132: Stopped.step(0) raised SystemExit: 3"),
-        ("Caught", "the run failed at step 132: the environment raised KeyboardInterrupt:"),
+        ("Caught", "the run failed at step 132: Caught.step(0) raised KeyboardInterrupt ("),
     ],
 )
 def test_a_failing_environment_ends_the_run_with_a_sentence_and_all_that_was_learnt(
@@ -313,9 +313,12 @@ def test_a_failing_environment_ends_the_run_with_a_sentence_and_all_that_was_lea
     assert checkpoint.steps(run.checkpoints) == [132, 80]
 
 
+@pytest.mark.parametrize("looked_at_before", [False, True])
 def test_a_run_is_where_it_was_to_be_wherever_its_environment_goes(
-    faulty: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looked_at_before: bool
 ) -> None:
+    if looked_at_before:  # as where the actions must be known to find the class
+        monkeypatch.setattr("dyna.train.checked", lambda config: Elsewhere() and config)
     monkeypatch.chdir(tmp_path)
     config = replace(faulty, env="faulty_environments:Elsewhere", runs=Path("my runs"))
     with pytest.raises(RunFailed):
@@ -426,6 +429,17 @@ def test_a_second_interrupt_ends_at_once(faulty: RunConfig) -> None:
     (run,) = runs.find_all(faulty.runs)
     assert run.summary()["status"] == "interrupted"
     assert checkpoint.steps(run.checkpoints) == [80]
+
+
+def test_ctrl_c_that_nobody_handles_saves_no_half_an_update(faulty: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DQN, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(faulty)
+    (run,) = runs.find_all(faulty.runs)
+    assert run.summary()["status"] == "interrupted" and checkpoint.steps(run.checkpoints) == []
 
 
 def test_a_finished_run_is_extended_and_its_logs_are_continued(config: RunConfig) -> None:
