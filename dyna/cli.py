@@ -87,16 +87,14 @@ class _Sentences(logging.Handler):
 def _noted() -> Iterator[None]:
     """Whoever runs a command reads what the toolkit notes meanwhile, such as that a world has changed."""
     log, handler = logging.getLogger("dyna"), _Sentences(logging.INFO)
-    before = log.level, log.propagate
+    before = log.level
     log.addHandler(handler)
     log.setLevel(min(log.level or logging.INFO, logging.INFO))
-    log.propagate = False
     try:
         yield
     finally:
         log.removeHandler(handler)
-        log.setLevel(before[0])
-        log.propagate = before[1]
+        log.setLevel(before)
 
 
 def _nobody_reads() -> bool:
