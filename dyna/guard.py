@@ -27,8 +27,8 @@ class EnvironmentFailed(RunFailed):
     """An environment raised, or returned what no learner can use."""
 
 
-class Interrupted(EnvironmentFailed):
-    """An environment raised KeyboardInterrupt, after which no episode is dropped to go on."""
+class Interrupted(KeyboardInterrupt):
+    """An environment raised KeyboardInterrupt: for all that is known there it may be Ctrl-C."""
 
 
 class ActionRefused(EnvironmentFailed):
@@ -53,8 +53,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
             result = self.env.reset(**kwargs)
             wrong = _misshapen(result, "obs, info") or fault(self._observations, result[0])
         except KeyboardInterrupt as interrupt:
-            self._mark(interrupt, "reset")
-            raise
+            raise Interrupted(self._told("reset", raised(interrupt))) from interrupt
         except ENDS as error:
             raise self._failed("reset", raised(error)) from error
         if wrong:
@@ -73,8 +72,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
                 told = {key: value for key, value in info.items() if key != MONITORS}
                 return self._own(obs), float(reward), bool(terminated), bool(truncated), told
         except KeyboardInterrupt as interrupt:
-            self._mark(interrupt, f"step({shown(action)})")
-            raise
+            raise Interrupted(self._told(f"step({shown(action)})", raised(interrupt))) from interrupt
         except ENDS as error:
             raise self._failed(f"step({shown(action)})", raised(error)) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
@@ -106,13 +104,11 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         name = type(self.unwrapped).__name__
         raise ActionRefused(f"{name} was handed the action {shown(action)}, which is not in its action_space {space}")
 
-    def _mark(self, interrupt: KeyboardInterrupt, call: str) -> None:
-        """Note where it came from; for all that is known here it may be Ctrl-C."""
-        failure = Interrupted(f"{type(self.unwrapped).__name__}.{call} {raised(interrupt)}")
-        interrupt.failure = failure  # type: ignore[attr-defined]
-
     def _failed(self, call: str, what: str) -> EnvironmentFailed:
-        return EnvironmentFailed(f"{type(self.unwrapped).__name__}.{call} {what}")
+        return EnvironmentFailed(self._told(call, what))
+
+    def _told(self, call: str, what: str) -> str:
+        return f"{type(self.unwrapped).__name__}.{call} {what}"
 
 
 def fault(space: spaces.Space[Any], obs: Any, name: str = "") -> str | None:

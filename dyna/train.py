@@ -173,9 +173,9 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
     """Whatever ends the training is told in summary.json, and by one sentence."""
     try:
         yield
-    except (Exception, KeyboardInterrupt) as caught:
-        error = caught if isinstance(caught, Exception) else getattr(caught, "failure", None)
-        if error is None or (isinstance(error, Interrupted) and seam.interrupted):  # Ctrl-C, or the second: at once
+    except (Exception, KeyboardInterrupt) as error:
+        by_hand = seam.interrupted or not isinstance(error, Interrupted)
+        if isinstance(error, KeyboardInterrupt) and by_hand:  # the second, or the first where nobody asks: at once
             run.write_summary(status="interrupted")
             raise
         if files.is_full(error):
@@ -184,7 +184,7 @@ def _failures_told(run: Run, model: BaseAlgorithm, seam: Seam) -> Iterator[None]
             failure = error if isinstance(error, UserError) else _failed(run, model, seam, error)
         with contextlib.suppress(OSError):
             _summarize(run, seam, failure)
-        raise failure from caught
+        raise failure from error
 
 
 def _summarize(run: Run, seam: Seam, failure: Exception) -> None:
@@ -198,7 +198,7 @@ def _summarize(run: Run, seam: Seam, failure: Exception) -> None:
     run.write_summary(**told)
 
 
-def _failed(run: Run, model: BaseAlgorithm, seam: Seam, error: Exception) -> Exception:
+def _failed(run: Run, model: BaseAlgorithm, seam: Seam, error: BaseException) -> Exception:
     """The sentence for a failed run, whose learning so far is saved."""
     try:
         if not isinstance(error, Diverged):  # an algorithm's own error may be no more than what NaN led to
@@ -206,11 +206,11 @@ def _failed(run: Run, model: BaseAlgorithm, seam: Seam, error: Exception) -> Exc
     except Diverged as diverged:
         error = diverged
     what = " ".join(str(error).split())
-    what = what if isinstance(error, RunFailed) else f"{type(error).__name__}: {what}"
+    what = what if isinstance(error, (RunFailed, Interrupted)) else f"{type(error).__name__}: {what}"
     if seam.restored and not isinstance(error, Diverged):
         with contextlib.suppress(OSError):  # the sentence below says from where it goes on
             agents.save(model, run.path / LAST)
-            if isinstance(error, EnvironmentFailed) and model.num_timesteps > seam.saved_at:
+            if isinstance(error, (EnvironmentFailed, Interrupted)) and model.num_timesteps > seam.saved_at:
                 seam.save(mid_rollout=not seam.evaluating)
     where = f"at step {_step(model, seam)}" + (", in an evaluation" if seam.evaluating else "")
     return RunFailed(f"the run failed {where}: {what} ({_onward(run, seam, error)}; the run: {run.path})")
@@ -220,7 +220,7 @@ def _step(model: BaseAlgorithm, seam: Seam) -> int:
     return model.num_timesteps if seam.restored else seam.saved_at
 
 
-def _onward(run: Run, seam: Seam, error: Exception) -> str:
+def _onward(run: Run, seam: Seam, error: BaseException) -> str:
     """What to do after a failure."""
     if isinstance(error, Diverged):  # the same settings and the same generators lead to the same end
         kept = f", the good checkpoint of step {seam.saved_at} is kept" if seam.saved_at else ""
@@ -228,7 +228,7 @@ def _onward(run: Run, seam: Seam, error: Exception) -> str:
         return f"start a new run with a lower -p {rate}{kept}"
     onward = f"`{run.resume_command}` goes on from step {seam.saved_at}" if seam.saved_at else "mend it and start again"
     drops = run.config.on_env_error == "restart"
-    if isinstance(error, EnvironmentFailed) and not isinstance(error, (ActionRefused, Interrupted)) and not drops:
+    if isinstance(error, EnvironmentFailed) and not isinstance(error, ActionRefused) and not drops:
         onward += ", with --on-env-error restart it drops an episode that fails"
     return onward
 
