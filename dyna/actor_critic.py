@@ -49,7 +49,9 @@ class StackedCritic(BaseModel):
 
     def values(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Q of every network: obs [B, S], actions [B, A] -> [n_critics, B], in units of return."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
+        weights = self.features_extractor.parameters()  # type: ignore[union-attr]
+        learned_by_actor = self.share_features_extractor and any(True for _ in weights)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not learned_by_actor):
             features = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
         q: Tensor = self.q_networks(torch.cat([features, actions], dim=1))
         return q.squeeze(-1)
