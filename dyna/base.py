@@ -19,7 +19,6 @@ from dyna import audit, envs, generators, limits
 from dyna.allowances import Carry
 from dyna.buffers import ImaginedBuffer, MixedReplay, PackedReplayBuffer
 from dyna.errors import UserError
-from dyna.fitting import windows
 from dyna.imagination import horizon_error, imagine
 from dyna.spaces import is_image, names
 from dyna.truncation import RejectAll, Truncation, truncation
@@ -219,9 +218,9 @@ class DynaMixin(OffPolicyAlgorithm):
     def _rescore(self, data: Transitions) -> None:
         newest = 0 if self._fitted_at is None else max(0, self.num_timesteps - self._fitted_at)
         seen = max(0, len(data.obs) - newest)
-        rows = windows(data.at(slice(seen, None)), RESCORED_STEPS, self.replay_buffer.n_envs) + seen
+        rows = data.at(slice(seen, None)).windows(RESCORED_STEPS, self.replay_buffer.n_envs) + seen
         if len(rows):
-            error = horizon_error(self.world_model, data.at(rows))
+            error = horizon_error(self.world_model, data.at(rows), self.world_model.seen)
             for name, value in error.metrics().items():
                 self.logger.record(name, value)
 

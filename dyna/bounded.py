@@ -132,9 +132,10 @@ class BoundedSACPolicy(StackedSACPolicy):
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:
-        """See observations in these units from now on, mean [S] and std [S].
+        """See observations in these units from now on, mean [S] and std [S]; of an infinite std, nothing is seen.
 
-        But for the first time, what the networks answer stays the same: their first layers take up the change.
+        But for the first time, and for what is seen anew or no more, what the networks answer stays the same: their
+        first layers take up the change.
         """
         eyes = []
         for owner, weight, bias in (
@@ -144,9 +145,9 @@ class BoundedSACPolicy(StackedSACPolicy):
             seen = cast(Standardised, owner.features_extractor)
             eyes.append(seen)
             if seen.known:
-                kept = weight[:, : len(mean)]  # [E, S, out]
-                bias += ((mean - seen.mean) / seen.std)[None] @ kept
-                kept *= (std / seen.std)[:, None]
+                kept, both = weight[:, : len(mean)], std.isfinite() & seen.std.isfinite()  # [E, S, out]
+                bias += torch.where(both, (mean - seen.mean) / seen.std, 0.0)[None] @ kept
+                kept *= torch.where(both, std / seen.std, 1.0)[:, None]
         for seen in eyes:  # when all have taken it up: two may share theirs
             seen.mean.copy_(mean)
             seen.std.copy_(std)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dyna.calibration import HEADS, Thresholds, surprise
 from dyna.detectors import Detectors
-from dyna.fitting import windows
 from dyna.holdout import held_out
 from dyna.packed import PackedReplayBuffer
 from dyna.plan_model import PlanModel
@@ -183,7 +182,7 @@ class Configurator:
 
     def _measured(self, newest: Transitions) -> tuple[Tensor, Tensor]:
         """What difference of values matters [], and the median of the critics' residual [], on the newest steps."""
-        rows = windows(newest, self.horizon, len(self.windows.age)).T
+        rows = newest.windows(self.horizon, len(self.windows.age)).T
         if rows.shape[1] == 0:  # no episode is as long
             rows = torch.arange(len(newest.obs), device=newest.obs.device).unsqueeze(0)
         steps = newest.at(rows)

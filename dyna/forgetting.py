@@ -70,7 +70,7 @@ def misfit(model: GaussianEnsemble, rows: Transitions, unit: Tensor) -> Tensor:
     next_obs, reward, ends = model.known(rows.obs, rows.action, told)
     return torch.stack(
         [
-            ((next_obs - rows.next_obs) / unit[:-1]).square().mean(),
+            ((next_obs - rows.next_obs) / unit[:-1])[:, model.seen].square().mean(),
             ((reward - rows.reward) / unit[-1]).square().mean(),
             F.binary_cross_entropy(ends.to(unit).clamp(1e-3, 1.0 - 1e-3), rows.terminated),
         ]

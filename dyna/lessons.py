@@ -46,9 +46,9 @@ def normalised(model: GaussianEnsemble, data: Transitions, rng: torch.Generator,
 
 
 def targets(model: GaussianEnsemble, data: Transitions) -> Tensor:
-    """[B, S+1] what the networks learn, raw: change or next state, and the reward."""
+    """[B, S+1] what the networks learn, raw: change or next state, 0 of a number that is left out, and the reward."""
     state = data.next_obs - data.obs if model.delta else data.next_obs
-    return torch.cat([state, data.reward[:, None]], dim=1)
+    return torch.cat([torch.where(model.seen, state, 0.0), data.reward[:, None]], dim=1)
 
 
 def whole(lessons: Tensor) -> Tensor:

@@ -29,6 +29,17 @@ class Transitions(NamedTuple):
         """Those rows alone, by number, by mask or by place."""
         return Transitions(*(part[rows] for part in self))
 
+    def windows(self, steps: int, n_envs: int = 1) -> Tensor:
+        """Numbers [W, steps] of rows that are consecutive steps of one episode, each from where the one before ended.
+
+        The steps of `n_envs` environments take turns in the rows.
+        """
+        follows = (self.next_obs[:-n_envs] == self.obs[n_envs:]).all(1) & (self.terminated[:-n_envs] == 0)
+        unbroken = torch.ones(max(len(self.obs) - n_envs * (steps - 1), 0), dtype=torch.bool, device=follows.device)
+        for step in range(steps - 1):
+            unbroken &= follows[step * n_envs :][: len(unbroken)]
+        return unbroken.nonzero() + n_envs * torch.arange(steps, device=follows.device)
+
 
 class ImaginedTransitions(NamedTuple):
     """One imagined step a row, with where it came from."""

@@ -237,6 +237,7 @@ def units_of(model: GaussianEnsemble) -> kernels.Units:
         low=model.alive_low.numpy(),
         high=model.alive_high.numpy(),
         edge=(EDGE * model.x_std[: model.obs_size]).numpy(),
+        edge_mean=model.edge_mean.numpy(),
         span=np.float32(SPAN),
         least=np.float32(math.exp(MIN_LOG_VAR)),
         most=np.float32(math.exp(MAX_LOG_VAR)),

@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ MIN_LOG_VAR, MAX_LOG_VAR = -13.8, 2.0  # of a normalised target: no dimension is
 EDGE = 1e-3  # standard deviations from the edge of the box of living states that the outcome networks tell apart
 SPAN = 4.0  # what the logarithm of a distance in units of EDGE is divided by
 FAR = 1e6  # where the edges lie before any state was seen
+UNSEEN, UNTOLD = math.inf, 1e-9  # units in which nothing of a number is seen, and in which it stays as it is
 OUTCOME_HIDDEN = (128, 128)  # units of the networks for reward and termination
 
 
@@ -51,6 +52,10 @@ class EnsembleSettings:
     rows is clearly lower, asked again as the data grows."""
     normalise_targets: bool = True
     """Learn each number of the next state, and the reward, in units of its own spread; off, in those it comes in."""
+    leave_out: bool = True
+    """Leave out the numbers of an observation that rest at one value in many steps and jump unforeseen, such as contact
+    forces, where all else is foretold clearly better without them; agents do not see them either. Asked again as the
+    data grows; not asked where reward or end are given."""
     outcome_states: str = "real"
     """Next states from which reward and termination are learned: real; or both, a random half as the member itself
     foretells them, for ends by jumps that no mean foretells, such as a crash into hidden ground."""
@@ -129,6 +134,7 @@ class GaussianEnsemble(nn.Module):
     change_std: Tensor  # [S+1] of what a step changes, and of the reward
     alive_low: Tensor  # [S] of next observations after which the task went on: the edges of the box they were in
     alive_high: Tensor  # [S]
+    edge_mean: Tensor  # [2S] of what the outcome networks see of the distances from these edges
     log_oversampling: Tensor  # [] of the odds of termination in the training batches
     elites: Tensor  # [K] members with the lowest held-out error
     delta: Tensor  # [] whether the state target is a change
@@ -160,6 +166,7 @@ class GaussianEnsemble(nn.Module):
             "change_std": torch.ones(obs_size + 1),
             "alive_low": torch.full((obs_size,), -FAR),
             "alive_high": torch.full((obs_size,), FAR),
+            "edge_mean": torch.zeros(2 * obs_size),
             "log_oversampling": torch.zeros(()),
             "elites": torch.arange(settings.elites),
             "delta": torch.tensor(settings.target != "next_obs"),
@@ -168,6 +175,23 @@ class GaussianEnsemble(nn.Module):
         }.items():
             self.register_buffer(name, value)
         self.to(device)
+
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether numbers may be left out: exact functions see all of them."""
+        return self.settings.leave_out and self.reward_fn is None and self.termination_fn is None
+
+    @property
+    def seen(self) -> Tensor:
+        """Which numbers of an observation are not left out, bool [S]."""
+        return self.x_std[: self.obs_size].isfinite()
+
+    def see(self, numbers: Tensor) -> None:
+        """See these numbers alone, bool [S]: others are neither asked nor foretold, and stay as they are."""
+        size, out, back = self.obs_size, ~numbers, numbers & ~self.seen
+        self.x_std[:size][out], self.x_std[:size][back] = UNSEEN, 1.0
+        self.y_std[:size][out], self.y_std[:size][back] = UNTOLD, 1.0
+        self.y_mean[:size][out] = 0.0
 
     @property
     def learns_foretold(self) -> bool:
@@ -242,6 +266,8 @@ class GaussianEnsemble(nn.Module):
     def state_head(self, x: Tensor, members: Tensor | None = None) -> StateHead:
         """Normalised input [E, B, S+A] -> the next state, in units of the target."""
         mean, log_var = self.state_network(x, members).chunk(2, dim=-1)
+        if not (seen := self.seen).all():  # else of what is left out noise would be learned, at every step
+            mean, log_var = mean * seen, log_var * seen
         return StateHead(mean, bounded(log_var))
 
     def outcome_head(self, x: Tensor, next_obs: Tensor, members: Tensor | None = None) -> OutcomeHead:
@@ -252,12 +278,18 @@ class GaussianEnsemble(nn.Module):
     def outcome_input(self, x: Tensor, next_obs: Tensor) -> Tensor:
         """Normalised input [E, B, S+A] and raw next observation [E, B, S] -> what the outcome networks see."""
         arrived = (next_obs - self.x_mean[: self.obs_size]) / self.x_std[: self.obs_size]
-        # Most tasks end where one quantity leaves an interval; a plain network finds such an edge slowly, and a policy
-        # lives where it was not found. The logarithm tells small distances apart and large ones too; its slope is no
-        # matter of the task.
+        return torch.cat([x, arrived, self.beyond_edges(next_obs) - self.edge_mean], dim=-1)
+
+    def beyond_edges(self, next_obs: Tensor) -> Tensor:
+        """How far raw next observations [E, B, S] are beyond the edges of the box of living states: [E, B, 2S].
+
+        Most tasks end where one quantity leaves an interval; a plain network finds such an edge slowly, and a policy
+        lives where it was not found. The logarithm tells small distances apart and large ones too; its slope is no
+        matter of the task.
+        """
         there, edge = next_obs.detach(), EDGE * self.x_std[: self.obs_size]
         beyond = torch.cat([there - self.alive_high, self.alive_low - there], dim=-1) / torch.cat([edge, edge])
-        return torch.cat([x, arrived, beyond.asinh() / SPAN], dim=-1)
+        return beyond.asinh() / SPAN
 
     @torch.no_grad()
     def novelty(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -270,7 +302,7 @@ class GaussianEnsemble(nn.Module):
         x = self.normalise_input(obs, action)
         x = x.expand(self.settings.members, *x.shape)
         state = self.state_head(x).mean
-        apart = (state * self.y_std[:-1] / self.change_std[:-1]).var(0, correction=0).mean(-1)
+        apart = (state * self.y_std[:-1] / self.change_std[:-1]).var(0, correction=0)[..., self.seen].mean(-1)
         if self.reward_fn is None:
             reward = self.outcome_head(x, self.next_obs(obs, state)).mean * (self.y_std[-1] / self.change_std[-1])
             apart = apart + reward.var(0, correction=0)
@@ -285,13 +317,18 @@ class GaussianEnsemble(nn.Module):
     def foretold(self, x: Tensor, state: StateHead) -> Tensor:
         """The mean next observations [E, B, S], raw, that the state head says for normalised input x [E, B, S+A]."""
         size = self.obs_size
-        return self.next_obs(x[..., :size] * self.x_std[:size] + self.x_mean[:size], state.mean)
+        obs = torch.where(self.seen, x[..., :size] * self.x_std[:size], 0.0) + self.x_mean[:size]
+        return self.next_obs(obs, state.mean)
 
     def told(self, outcome: OutcomeHead) -> tuple[Tensor, Tensor]:
         """What the outcome networks say of reward, env units, and the probability of the end, [E, B] each."""
         reward = outcome.mean * self.y_std[-1] + self.y_mean[-1]
         # the training batches held more terminal rows than the data: take the surplus off the odds
         return reward, torch.sigmoid(outcome.logit - self.log_oversampling)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}edge_mean", torch.zeros_like(self.edge_mean))  # what was saved once has none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _prediction(self, obs: Tensor, x: Tensor, members: Tensor | None) -> Prediction:
         """Raw obs [E, B, S] or [B, S] and normalised input x [E, B, S+A] -> moments of each of the members."""

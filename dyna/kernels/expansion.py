@@ -29,6 +29,7 @@ class Units(NamedTuple):
     low: Floats  # [S] the box of living states
     high: Floats  # [S]
     edge: Floats  # [S] how near to it small distances are told apart
+    edge_mean: Floats  # [2S] of what is said of these distances
     span: np.float32  # what the logarithm of a distance is divided by
     least: np.float32  # variance of a normalised target
     most: np.float32  # another one
@@ -109,8 +110,10 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, led: bo
             obs[t + 1, row, i] = mean + math.sqrt(variance) * units.y_std[i] * noise[t, row, i]
             there = obs[t + 1, row, i] if led else mean
             z[row, seen + i] = (there - units.x_mean[i]) / units.x_std[i]
-            z[row, seen + size + i] = math.asinh((there - units.high[i]) / units.edge[i]) / units.span
-            z[row, seen + 2 * size + i] = math.asinh((units.low[i] - there) / units.edge[i]) / units.span
+            over = math.asinh((there - units.high[i]) / units.edge[i]) / units.span
+            under = math.asinh((units.low[i] - there) / units.edge[i]) / units.span
+            z[row, seen + size + i] = over - units.edge_mean[i]
+            z[row, seen + 2 * size + i] = under - units.edge_mean[size + i]
 
 
 @compiled

@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from dyna import actor_critic, base
+from dyna import actor_critic, base, choices
 from dyna.algorithms.dhmbpo import DHMBPO
 from dyna.bounded import value_range
 from dyna.errors import UserError
@@ -150,6 +150,32 @@ def test_the_critics_know_the_range_and_the_policy_the_units(settings: dict[str,
     for name in ("low", "high", "centre", "scale"):
         assert torch.equal(getattr(agent.critic, name), getattr(agent.critic_target, name)), name
     torch.testing.assert_close(agent.actor.features_extractor.mean, agent.world_model.x_mean[:3])
+
+
+class Rattling(gym.ObservationWrapper[np.ndarray, np.ndarray, np.ndarray]):
+    """Thirty numbers besides, which are 0 in nine of ten steps and anything in the tenth."""
+
+    def __init__(self, env: gym.Env[np.ndarray, np.ndarray]) -> None:
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (33,), np.float32)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        noise = self.np_random.normal(size=30) * (self.np_random.random(30) < 0.1)
+        return np.concatenate([observation, noise]).astype(np.float32)
+
+
+@pytest.mark.parametrize("led", [False, True])
+def test_an_agent_does_not_see_what_its_model_leaves_out(led: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "FEW", 400)
+    rattling = {**TINY, "learning_starts": 450, "buffer_size": 451 if led else 900, "model_every": 20}
+    agent = DHMBPO(env=Rattling(gym.make("Pendulum-v1")), **rattling).learn(475)
+    assert agent.leads == led and agent.world_model.version == 2
+    assert agent.world_model.seen.tolist() == [True] * 3 + [False] * 30
+    obs = agent.replay_buffer.all_transitions().obs.numpy()[:20]
+    other = obs.copy()
+    other[:, 3:] = 7.0
+    assert np.array_equal(agent.predict(other, deterministic=True)[0], agent.predict(obs, deterministic=True)[0])
+    assert all(torch.isfinite(weight).all() for weight in agent.policy.parameters())
 
 
 def test_critics_may_say_what_curiosity_pays() -> None:

@@ -24,7 +24,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from dyna import actor_critic, agents, envs, generators, runs
-from dyna.fitting import windows
 from dyna.imagination import horizon_error
 from dyna.segments import Segments
 from dyna.types import Transitions
@@ -98,7 +97,7 @@ def model_error(agent: Any, played: Played) -> None:
     print("| depth | state error | reward error | coverage of 90 % | reward, real | reward, imagined |")
     print("|---:|---:|---:|---:|---:|---:|")
     for depth in DEPTHS:
-        rows = windows(played.steps, depth) if depth > 1 else torch.arange(len(played.last)).unsqueeze(1)
+        rows = played.steps.windows(depth) if depth > 1 else torch.arange(len(played.last)).unsqueeze(1)
         if not len(rows):
             continue
         window = Transitions(*(part[rows] for part in played.steps))
@@ -165,7 +164,7 @@ def earned(agent: Any, played: Played) -> None:
     20 went on, and those that are more likely to go on in the model; actions are sampled.
     """
     model, longest = agent.world_model, max(DEPTHS)
-    rows = windows(played.steps, longest)
+    rows = played.steps.windows(longest)
     rows = rows[torch.randperm(len(rows))[: len(rows) - len(rows) % model.settings.members]].T  # [H, B]
     if not rows.numel():
         return

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dyna import fitting
+from dyna import training
 from dyna.algorithms.planfirst import PlanFirst
 from dyna.plan_model import PlanModel
 from dyna.plan_scores import mean_propagation, trajectory_sampling
@@ -62,7 +62,7 @@ def ensemble(settings: EnsembleSettings, *, given: bool = False) -> GaussianEnse
         model.reward_fn, model.termination_fn = speed, fallen
     obs, action = torch.randn(2_000, OBS), torch.rand(2_000, ACTION) * 2 - 1
     data = Transitions(obs, action, obs[:, 0], obs + 0.1 * torch.randn(2_000, OBS), (obs[:, 0] > 2).float())
-    fitting.set_units(model, data, data.reward)
+    training.set_units(model, data, data.reward)
     return model
 
 

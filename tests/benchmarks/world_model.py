@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyna import fitting
+from dyna import training
 from dyna.lessons import normalised
 from dyna.networks import EnsembleMLP, silu
 from dyna.scoring import gaussian_loss
@@ -43,7 +43,7 @@ def main() -> None:
     model = GaussianEnsemble(OBS, ACTION, SETTINGS)
     obs, action = torch.randn(ROWS, OBS), torch.rand(ROWS, ACTION) * 2 - 1
     data = Transitions(obs, action, torch.randn(ROWS), obs + torch.randn(ROWS, OBS), torch.zeros(ROWS))
-    rows, adam = normalised(model, data, rng), fitting.optimiser(model)
+    rows, adam = normalised(model, data, rng), training.optimiser(model)
     stacked, loop = Stacked(), Loop()
 
     def dream(chunk: int = 5_000) -> None:
@@ -51,7 +51,7 @@ def main() -> None:
             model.sample_step(obs[block : block + chunk], action[block : block + chunk], rng=rng)
 
     jobs: dict[str, tuple[float, Callable[[], object]]] = {
-        "training steps a second": (20, lambda: fitting.update(model, rows, adam, 20, rng)),
+        "training steps a second": (20, lambda: training.update(model, rows, adam, 20, rng)),
         "training steps a second, one network": (20, lambda: stacked.train(20)),
         "training steps a second, one network, loop over members": (5, lambda: loop.train(5)),
         "imagined transitions a second": (ROWS, dream),

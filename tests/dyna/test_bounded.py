@@ -3,6 +3,7 @@
 import pytest
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from dyna.bounded import BoundedSACPolicy, value_range
 from dyna.units import Standardised
@@ -64,6 +65,37 @@ def test_new_units_do_not_change_what_the_networks_say(policy: BoundedSACPolicy,
     policy.standardise(torch.tensor([5.0, 1.0, 1.0]), torch.tensor([3.0, 0.1, 2.0]))
     after = policy.actor.get_action_dist_params(obs)[:2], policy.critic.values(obs, action)
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_critics_have_a_slope_by_the_state(policy: BoundedSACPolicy, shared: bool) -> None:
+    spaces_ = policy.observation_space, policy.action_space
+    policy = BoundedSACPolicy(*spaces_, lambda _: 1e-3, net_arch=[8, 8], share_features_extractor=shared)
+    for parameter in policy.critic.parameters():
+        torch.nn.init.normal_(parameter)
+    obs = torch.randn(4, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(policy.critic.values(obs, torch.randn(4, 2)).sum(), obs)
+    assert (slope != 0).all()
+
+
+def test_what_is_left_out_is_not_seen_and_what_returns_is_seen_as_before(policy: BoundedSACPolicy) -> None:
+    obs, action = torch.randn(4, 3), torch.randn(4, 2)
+    for parameter in policy.critic.parameters():
+        torch.nn.init.normal_(parameter)
+    mean, std = torch.tensor([0.5, 0.0, -1.0]), torch.tensor([1.0, 2.0, 0.5])
+
+    def said(obs: Tensor) -> tuple[Tensor, ...]:
+        return *policy.actor.get_action_dist_params(obs)[:2], policy.critic.values(obs, action)
+
+    policy.standardise(mean, std)
+    before = said(obs)
+    policy.standardise(mean, torch.tensor([1.0, torch.inf, 0.5]))
+    other = obs.clone()
+    other[:, 1] = 1e3
+    torch.testing.assert_close(said(other), said(obs), rtol=0.0, atol=0.0)
+    policy.standardise(mean + 1.0, torch.tensor([3.0, torch.inf, 1.0]))
+    policy.standardise(mean, std)
+    torch.testing.assert_close(said(obs), before, rtol=1e-3, atol=1e-4)
 
 
 def test_a_deterministic_prediction_is_that_of_the_average(policy: BoundedSACPolicy) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dyna import fitting
+from dyna import training
 from dyna.errors import UserError
 from dyna.plan_model import PlanModel
 from dyna.plan_scores import mean_propagation, trajectory_sampling
@@ -33,7 +33,7 @@ def ensemble(target: str = "delta", **known: Any) -> GaussianEnsemble:
         obs, action = 2 * torch.randn(200, S) + 1, torch.rand(200, A) * 2 - 1
     ends = (obs[:, 0] > 2).float()
     data = Transitions(obs, action, obs[:, 1] * 3, obs + 0.5 * action.sum(1, keepdim=True), ends)
-    fitting.set_units(model, data, data.reward)
+    training.set_units(model, data, data.reward)
     model.elites.copy_(torch.tensor([3, 1]))
     return model
 

@@ -23,12 +23,15 @@ CASES: dict[str, dict[str, Any]] = {
     "a known reward": {"reward_fn": lambda obs, action, next_obs: (obs * next_obs).sum(1) - action.square().sum(1)},
     "a known end": {"termination_fn": lambda obs, action, next_obs: next_obs[:, 0] > 0.5},
     "one member, one layer": {"members": 1, "elites": 1, "depth": 1},
+    "two numbers left out": {"out": 2},
     "a deep policy": {"net_arch": [7, 6, 5]},
     "a policy at its bounds": {"bold": True},
 }
 
 
-def world(target: str = "delta", members: int = 3, elites: int = 2, depth: int = 2, **known: Any) -> GaussianEnsemble:
+def world(
+    target: str = "delta", members: int = 3, elites: int = 2, depth: int = 2, out: int = 0, **known: Any
+) -> GaussianEnsemble:
     """An ensemble whose units are not 1, whose states are about at the edge of what was alive."""
     settings = EnsembleSettings(members=members, elites=elites, width=8, depth=depth, target=target)  # type: ignore[arg-type]
     model = GaussianEnsemble(OBS, ACTION, settings, **known)
@@ -40,7 +43,9 @@ def world(target: str = "delta", members: int = 3, elites: int = 2, depth: int =
         model.y_std[:-1].mul_(0.3)
         model.alive_low.fill_(-1.0)
         model.alive_high[:3] = 1.0  # the last dimension has no edge
+        model.edge_mean.normal_()
         model.log_oversampling.fill_(0.7)
+    model.see(torch.arange(OBS) >= out)
     return model
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dyna import fitting, holdout
+from dyna import holdout
 from dyna.errors import RunFailed, UserError
 from dyna.scoring import NEGLIGIBLE, gaussian_loss
 from dyna.types import Transitions
@@ -151,6 +151,26 @@ def test_an_end_just_beyond_the_edge_is_told_from_a_state_just_within() -> None:
     assert (likely == (near.terminated > 0)).float().mean() > 0.85
 
 
+def test_what_is_told_of_edges_has_no_mean_that_would_drown_all_else() -> None:
+    data = linear_system(end=0.01)
+    model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1))
+    train = data.at(~holdout.held_out(data, SMALL.holdout))
+    x = model.normalise_input(train.obs, train.action)
+    edges = model.outcome_input(x, train.next_obs)[:, -4:]
+    torch.testing.assert_close(edges.mean(0), torch.zeros(4), rtol=0.0, atol=1e-4)
+    assert (model.beyond_edges(train.next_obs).mean(0) < -1.0).all()
+
+
+def test_what_was_saved_before_edges_were_centred_says_what_it_said() -> None:
+    saved, _ = fitted(linear_system(), dataclasses.replace(SMALL, max_updates=1))
+    saved.edge_mean.zero_()
+    model, obs, action = GaussianEnsemble(2, 1, SMALL), torch.randn(5, 2), torch.rand(5, 1)
+    model.edge_mean.fill_(3.0)
+    model.load_state_dict({name: value for name, value in saved.state_dict().items() if name != "edge_mean"})
+    for one, other in zip(model.predict(obs, action), saved.predict(obs, action), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_no_termination_seen_is_said(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="dyna")
     _, metrics = fitted(linear_system())
@@ -179,75 +199,6 @@ def test_a_wrong_exact_function_is_refused_with_the_values() -> None:
         fitted(linear_system(), reward_fn=lambda obs, action, next_obs: obs[:, :1])
     with pytest.raises(UserError, match="termination_fn disagrees"):  # few ends, none of them foretold
         fitted(linear_system(end=0.005), termination_fn=lambda obs, action, next_obs: torch.zeros(len(obs)))
-
-
-@pytest.mark.parametrize(("next_obs_error", "delta"), [(0.9, True), (1.1, True), (0.5, False)])
-def test_targets_are_changes_unless_states_are_clearly_nearer(
-    monkeypatch: pytest.MonkeyPatch, next_obs_error: float, delta: bool
-) -> None:
-    def error(model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int) -> float:
-        return 1.0 if model.delta else next_obs_error
-
-    monkeypatch.setattr(fitting, "open_loop_error", error)
-    monkeypatch.setattr(fitting, "PROBE_UPDATES", 2)
-    model, metrics = fitted(linear_system(200), dataclasses.replace(SMALL, target="auto", max_updates=2))
-    assert bool(model.delta) == delta == bool(metrics["target_delta"])
-
-
-@pytest.mark.parametrize(("better", "changed"), [(0.9, False), (0.5, True)])
-@pytest.mark.parametrize("kind", ["delta", "next_obs"])
-def test_a_model_keeps_its_kind_of_target_unless_another_beats_what_it_has_learned(
-    monkeypatch: pytest.MonkeyPatch, kind: str, better: float, changed: bool
-) -> None:
-    def error(model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int) -> float:
-        own = model.settings.members == SMALL.members
-        return 1.0 if own else better if bool(model.delta) != (kind == "delta") else 9.0
-
-    monkeypatch.setattr(fitting, "PROBE_UPDATES", 2)
-    data, model = linear_system(80), GaussianEnsemble(2, 1, dataclasses.replace(SMALL, target="auto", max_updates=2))
-    with monkeypatch.context() as patch:
-        patch.setattr(fitting, "open_loop_error", lambda each, *_: float(bool(each.delta) != (kind == "delta")))
-        model.fit(data.at(slice(20)), rng=generator())
-    assert bool(model.delta) == (kind == "delta")
-    known = [weight.clone() for weight in model.state_network.parameters()]
-    monkeypatch.setattr(fitting, "open_loop_error", error)
-    monkeypatch.setattr(fitting, "_train", lambda *_: 0)
-    model.fit(data.at(slice(79)), rng=generator())
-    assert bool(model.delta) == (kind == "delta"), "the data has not grown enough"
-    model.fit(data, rng=generator())
-    assert bool(model.delta) == ((kind == "delta") != changed)
-    kept = all(torch.equal(a, b) for a, b in zip(known, model.state_network.parameters(), strict=True))
-    assert kept != changed
-
-
-def test_slow_states_are_learned_by_their_changes() -> None:
-    rng = generator()
-    action, states = 2 * torch.rand(400, 1, generator=rng) - 1, [torch.zeros(2)]
-    for push in action:
-        x, v = states[-1]
-        states.append(torch.stack([x + 0.05 * v, v + 0.05 * (push[0] - x)]))
-    walk = torch.stack(states)
-    data = Transitions(walk[:-1], action, action[:, 0], walk[1:], torch.zeros(400))
-    model, _ = fitted(data, dataclasses.replace(SMALL, target="auto", max_updates=2))
-    assert bool(model.delta)
-
-
-def test_an_open_loop_error_grows_with_a_wrong_model_and_vanishes_with_the_true_one() -> None:
-    data = linear_system(noise=0.0)
-    model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1_500))
-    good = fitting.open_loop_error(model, data, 5)
-    model.change_std *= 9.0
-    assert fitting.open_loop_error(model, data, 5) == good, "models are compared that were fitted in units of their own"
-    model.y_mean += 0.1
-    assert good < 0.01 < fitting.open_loop_error(model, data, 5)
-
-
-def test_a_few_jumps_that_nobody_foretells_do_not_count() -> None:
-    data = linear_system(noise=0.0)
-    model, _ = fitted(data, dataclasses.replace(SMALL, max_updates=1_500))
-    jumps = torch.arange(50, 1_450, 100)  # each is in six of the windows
-    data.next_obs[jumps] = data.obs[jumps + 1] = 3.0
-    assert fitting.open_loop_error(model, data, 5) < 0.02
 
 
 def test_no_row_is_held_out_after_it_was_trained_on() -> None:
@@ -398,18 +349,18 @@ def test_rows_are_dealt_to_all_elites_alike(rows: int) -> None:
 
 def test_windows_never_cross_an_episode_and_find_parallel_environments() -> None:
     data = linear_system(rows=30)
-    starts = fitting.windows(data, 5)
+    starts = data.windows(5)
     assert starts.tolist() == [list(range(i, i + 5)) for i in range(26)]
     jump = data._replace(next_obs=data.next_obs.clone())
     jump.next_obs[9] += 1.0
-    assert all(not (row[0] <= 9 < row[-1]) for row in fitting.windows(jump, 5).tolist())
+    assert all(not (row[0] <= 9 < row[-1]) for row in jump.windows(5).tolist())
     twins = Transitions(*(torch.stack([part, part + 100], 1).flatten(0, 1) for part in data))
-    assert fitting.windows(twins, 3, 2)[0].tolist() == [0, 2, 4]
+    assert twins.windows(3, 2)[0].tolist() == [0, 2, 4]
     alike = Transitions(*(torch.ones_like(part) for part in data))  # a row follows from any other, but for the ends
-    assert fitting.windows(alike, 2).shape == (0, 2)
+    assert alike.windows(2).shape == (0, 2)
     alike = alike._replace(terminated=torch.zeros_like(data.terminated))
-    assert (fitting.windows(alike, 3, 10).diff() == 10).all() and len(fitting.windows(alike, 3, 10)) == 10
-    assert fitting.windows(alike, 3, 15).shape == (0, 3) and len(fitting.windows(alike, 1, 60)) == 30
+    assert (alike.windows(3, 10).diff() == 10).all() and len(alike.windows(3, 10)) == 10
+    assert alike.windows(3, 15).shape == (0, 3) and len(alike.windows(1, 60)) == 30
 
 
 def test_data_that_is_not_finite_is_named() -> None:
