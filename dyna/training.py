@@ -28,6 +28,7 @@ def set_units(model: GaussianEnsemble, data: Transitions, rewards: Tensor) -> No
         model.alive_high.copy_(alive.amax(0))
     changes = torch.cat([data.next_obs - data.obs, data.reward[:, None]], dim=1)
     model.change_std.copy_(moments(changes)[1])
+    model.change_std[:-1][(changes[:, :-1] == changes[0, :-1]).all(0)] = torch.inf  # nobody could differ about it
     units = {"x": moments(torch.cat([data.obs, data.action], 1))}
     if model.settings.normalise_targets:
         units["y"] = moments(targets(model, data))

@@ -131,7 +131,7 @@ class GaussianEnsemble(nn.Module):
     x_std: Tensor  # [S+A]
     y_mean: Tensor  # [S+1] of the targets
     y_std: Tensor  # [S+1]
-    change_std: Tensor  # [S+1] of what a step changes, and of the reward
+    change_std: Tensor  # [S+1] of what a step changes, infinite where that is always the same, and of the reward
     alive_low: Tensor  # [S] of next observations after which the task went on: the edges of the box they were in
     alive_high: Tensor  # [S]
     edge_mean: Tensor  # [2S] of what the outcome networks see of the distances from these edges
@@ -295,14 +295,16 @@ class GaussianEnsemble(nn.Module):
     def novelty(self, obs: Tensor, action: Tensor) -> Tensor:
         """How far all members' answers lie apart: [B, S], [B, A] -> [B].
 
-        The root of the variance of the next state, mean over its dimensions in spreads of what steps change, and of
-        that of the reward in its own spread, where it is learned; 0 for a single member. Sekar et al. 2020
+        The root of the variance of the next state, mean over its numbers that change in spreads of what steps change,
+        and of that of the reward in its own spread, where it is learned; 0 for a single member. Sekar et al. 2020
         (Plan2Explore, 2005.05960), section 3, has the first.
         """
         x = self.normalise_input(obs, action)
         x = x.expand(self.settings.members, *x.shape)
         state = self.state_head(x).mean
-        apart = (state * self.y_std[:-1] / self.change_std[:-1]).var(0, correction=0)[..., self.seen].mean(-1)
+        apart = (state * self.y_std[:-1] / self.change_std[:-1]).var(0, correction=0)
+        changing = self.seen & self.change_std[:-1].isfinite()
+        apart = apart[..., changing].mean(-1) if changing.any() else apart.new_zeros(apart.shape[:-1])
         if self.reward_fn is None:
             reward = self.outcome_head(x, self.next_obs(obs, state)).mean * (self.y_std[-1] / self.change_std[-1])
             apart = apart + reward.var(0, correction=0)

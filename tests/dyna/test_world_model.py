@@ -416,6 +416,27 @@ def test_a_reward_that_members_disagree_about_is_novel_unless_it_is_known() -> N
     assert float(model.novelty(near.obs, near.action).max()) < 0.5 * spread
 
 
+def test_numbers_that_never_change_do_not_dilute_novelty() -> None:
+    data = linear_system()
+    wide = torch.cat([data.obs, torch.full((1_500, 6), 3.0)], 1)
+    clock = torch.arange(1_500.0)[:, None]
+    still = data._replace(
+        obs=torch.cat([wide, clock], 1), next_obs=torch.cat([data.next_obs, wide[:, 2:], clock + 1], 1)
+    )
+    model, _ = fitted(still, dataclasses.replace(SMALL, max_updates=1))
+    with torch.no_grad():  # each member another constant about the two that change
+        list(model.state_network.layers)[-1].bias[..., :2] += 100 * torch.arange(3.0)[:, None, None]
+    spread = 100 * torch.arange(3.0).std(correction=0) * model.y_std[:2] / model.change_std[:2]
+    found = model.novelty(still.obs[:50], still.action[:50])
+    torch.testing.assert_close(found, spread.square().mean().sqrt().expand(50), rtol=0.1, atol=0.0)
+    constant, _ = fitted(
+        Transitions(wide[:, 2:], data.action, data.reward, wide[:, 2:], data.terminated),
+        dataclasses.replace(SMALL, max_updates=1),
+    )
+    constant.reward_fn = lambda obs, action, next_obs: obs[:, 0]
+    assert torch.equal(constant.novelty(wide[:, 2:], data.action), torch.zeros(1_500))
+
+
 def test_nothing_is_novel_to_a_single_member() -> None:
     model = GaussianEnsemble(4, 2, EnsembleSettings(members=1, elites=1, width=8, depth=1))
     assert torch.equal(model.novelty(torch.randn(6, 4), torch.randn(6, 2)), torch.zeros(6))
