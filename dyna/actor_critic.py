@@ -34,6 +34,9 @@ class StackedCritic(BaseModel):
     ) -> None:
         super().__init__(plain.observation_space, plain.action_space, features_extractor=plain.features_extractor)
         self.share_features_extractor = plain.share_features_extractor
+        weights = plain.features_extractor.parameters()
+        # such features are the actor's to learn: as in SB3, values have no slope by the state then
+        self.looks_through_the_actor = plain.share_features_extractor and any(True for _ in weights)
         self.n_critics = plain.n_critics
         layers = [[module for module in net if isinstance(module, nn.Linear)] for net in plain.q_networks]  # type: ignore[attr-defined]
         inputs = layers[0][0].in_features
@@ -49,9 +52,7 @@ class StackedCritic(BaseModel):
 
     def values(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Q of every network: obs [B, S], actions [B, A] -> [n_critics, B], in units of return."""
-        weights = self.features_extractor.parameters()  # type: ignore[union-attr]
-        learned_by_actor = self.share_features_extractor and any(True for _ in weights)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not learned_by_actor):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.looks_through_the_actor):
             features = self.extract_features(obs, self.features_extractor)  # type: ignore[arg-type]
         q: Tensor = self.q_networks(torch.cat([features, actions], dim=1))
         return q.squeeze(-1)

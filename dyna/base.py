@@ -220,7 +220,7 @@ class DynaMixin(OffPolicyAlgorithm):
         seen = max(0, len(data.obs) - newest)
         rows = data.at(slice(seen, None)).windows(RESCORED_STEPS, self.replay_buffer.n_envs) + seen
         if len(rows):
-            error = horizon_error(self.world_model, data.at(rows), self.world_model.seen)
+            error = horizon_error(self.world_model, data.at(rows))
             for name, value in error.metrics().items():
                 self.logger.record(name, value)
 

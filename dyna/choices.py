@@ -11,9 +11,9 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dyna.holdout import HOLDOUT_ROWS
 from dyna.lessons import normalised, set_oversampling
 from dyna.training import moments, optimiser, set_units, update
 from dyna.types import Transitions
@@ -27,12 +27,20 @@ PROBE_UPDATES = 300  # training steps of a small ensemble
 CLEARLY_BETTER = 1.25  # today's choice is left where its error is more than so many times the other's
 SLOWEST = 1e-3  # of the spread of a number: as much as a step changes it at least, or rounding would count
 FEW = 1_000  # rows before which nothing is left out
-AT_REST = 0.25  # share of the steps in which a number has its most frequent value, bit for bit: a contact, a flag
-BLOCK = 50  # steps in a row that are held out together
+AT_REST = 0.25  # share of the rows in which a number has its most frequent value, the very same: a contact, a flag
+BLOCK, BLOCKS = 50, 5  # steps in a row that are held out together at most, and one of how many such blocks is
 UNFORESEEN = 0.4  # squared error of what a step changes, in its variance: noise of its own leaves a half
 SAME_END = 0.01  # nats that the log-loss of ends may rise by where numbers are left out
 
 log = logging.getLogger("dyna")
+
+
+class Foretold(NamedTuple):
+    """How far a model is off on steps that it has not seen."""
+
+    change: Tensor  # [S] squared error of what a step changes, in its variance
+    reward: Tensor  # [] squared error in its variance
+    end: Tensor  # [] nats, log-loss
 
 
 def choose(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_envs: int = 1) -> None:
@@ -40,21 +48,25 @@ def choose(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_e
 
     The steps of `n_envs` environments take turns in the data, oldest first.
     """
+    if not model.may_leave_out:
+        model.see(torch.ones_like(model.seen))
     if len(data.obs) < GROWTH * int(model.rows_at_choice):
         return
     model.rows_at_choice.fill_(len(data.obs))
-    asked = model.may_leave_out and len(data.obs) >= FEW
-    resting = at_rest(data.obs) if asked else torch.zeros_like(model.seen)
-    if not resting.any():
-        model.see(~resting)
-    if not resting.any() and model.settings.target != "auto":
+    before, resting = model.seen, None
+    if model.may_leave_out and len(data.obs) >= FEW:
+        resting = at_rest(data.obs) | ~before  # a foot that stands feels other forces at each step
+    asked = resting is not None and bool(resting.any())
+    if not asked:
+        model.see(torch.ones_like(before))
+    if not asked and model.settings.target != "auto":
         return
     with torch.random.fork_rng():  # new weights come from torch's global generator, which is the learner's
         torch.manual_seed(int(torch.randint(2**31, (), generator=rng, device=rng.device)))
-        if resting.any():
-            _choose_numbers(model, data, resting, rng, n_envs)
+        if resting is not None and asked:
+            model.see(_numbers(model, data, resting, rng, n_envs))
         if model.settings.target == "auto":
-            _choose_target(model, data, rng, n_envs)
+            _choose_target(model, data, rng, n_envs, known=bool(model.fits) and torch.equal(model.seen, before))
 
 
 def at_rest(obs: Tensor) -> Tensor:
@@ -65,7 +77,7 @@ def at_rest(obs: Tensor) -> Tensor:
 
 
 def open_loop_error(
-    model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int = 1, among: Tensor | None = None
+    model: GaussianEnsemble, data: Transitions, steps: int, n_envs: int, among: Tensor | None = None
 ) -> float:
     """Squared error along the actions that were taken, in spreads of what a step of these rows changes.
 
@@ -86,16 +98,19 @@ def open_loop_error(
     return float(torch.stack(errors).mean(0).nan_to_num(math.inf).median())
 
 
-def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_envs: int) -> None:
+def _choose_target(
+    model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_envs: int, *, known: bool
+) -> None:
     """Change the kind of target where a small ensemble with the other is clearly nearer in the newest fifth.
 
-    Before the first fit a second small ensemble stands for today's kind. Afterwards the model itself does, though it
-    has seen these rows and the small one has not: a change costs all that it has learned of the state.
+    Where the model does not yet know what it sees, a second small ensemble stands for today's kind. Otherwise the model
+    itself does, though it has seen these rows and the small one has not: a change costs all that it has learned of the
+    state.
     """
     cut = int(0.8 * len(data.obs))
     past, newest = data.at(slice(cut)), data.at(slice(cut, None))
-    kind, other = ("delta", "next_obs") if model.delta else ("next_obs", "delta")
-    today = model if model.fits else _probe(model, kind, model.seen, past, rng)
+    other = "next_obs" if model.delta else "delta"
+    today = model if known else _probe(model, model.target_kind, model.seen, past, rng)
     rivals = today, _probe(model, other, model.seen, past, rng)
     ours, theirs = (open_loop_error(each, newest, OPEN_LOOP, n_envs) for each in rivals)
     if ours > CLEARLY_BETTER * theirs:
@@ -103,38 +118,32 @@ def _choose_target(model: GaussianEnsemble, data: Transitions, rng: torch.Genera
         model.delta.fill_(other == "delta")
 
 
-class Foretold(NamedTuple):
-    """How far a model is off on steps that it has not seen."""
+def _numbers(model: GaussianEnsemble, data: Transitions, resting: Tensor, rng: torch.Generator, n_envs: int) -> Tensor:
+    """All but those of the resting numbers [S] that jump unforeseen, if all else is told clearly better without them.
 
-    change: Tensor  # [S] squared error of what a step changes, in its variance
-    reward: float  # squared error in its variance
-    end: float  # nats, log-loss
-
-
-def _choose_numbers(
-    model: GaussianEnsemble, data: Transitions, resting: Tensor, rng: torch.Generator, n_envs: int
-) -> None:
-    """Leave out those of the resting numbers [S] that jump unforeseen, where all else is told clearly better without.
-
-    All else are the other numbers and the reward, and ends must be told as well.
+    All else are the other numbers and the reward, and ends must be told as well. What is left out already stays so
+    unless all else is told better with it, for what is seen anew has to be learned from nothing.
     """
-    (shown, held), kind = _spread_out(data, n_envs), "delta" if model.delta else "next_obs"
+    (shown, held), kind = _spread_out(data, n_envs), model.target_kind
     whole = _probe(model, kind, torch.ones_like(resting), shown, rng)
     told = _foretold(whole, held)
     seen = ~(resting & (told.change > UNFORESEEN))
-    if not seen.all():
-        rest = _probe(model, kind, seen, shown, rng)
-        better = _foretold(rest, held)
-        before, after = (open_loop_error(each, held, OPEN_LOOP, n_envs, among=seen) for each in (whole, rest))
-        clearly = before + told.reward > CLEARLY_BETTER * (after + better.reward)
-        seen |= not (clearly and better.end <= told.end + SAME_END)
-    if not seen.all():
-        log.info(
-            "%d numbers of an observation are left out: they jump unforeseen, and all else is foretold clearly better "
-            "without them (-p world_model.leave_out=false keeps them)",
-            int((~seen).sum()),
-        )
-    model.see(seen)
+    if seen.all():
+        return seen
+    rest = _probe(model, kind, seen, shown, rng)
+    better = _foretold(rest, held)
+    before, after = (open_loop_error(each, held, OPEN_LOOP, n_envs, among=seen) for each in (whole, rest))
+    needed = CLEARLY_BETTER if model.seen.all() else 1.0
+    clearly = before + told.reward > needed * (after + better.reward)
+    if not (clearly and better.end <= told.end + SAME_END):
+        return torch.ones_like(seen)
+    log.info(
+        "%d of %d numbers of an observation are left out: they jump unforeseen, and all else is foretold better "
+        "without them (-p world_model.leave_out=false keeps them)",
+        int((~seen).sum()),
+        len(seen),
+    )
+    return seen
 
 
 @torch.no_grad()
@@ -144,17 +153,20 @@ def _foretold(model: GaussianEnsemble, rows: Transitions) -> Foretold:
     outcome = model.outcome_head(x, rows.next_obs.expand(len(x), *rows.next_obs.shape))
     reward, p_terminated = (part.mean(0) for part in model.told(outcome))
     missed = model.next_obs(rows.obs, model.state_head(x).mean).mean(0) - rows.next_obs
+    likely = torch.where(rows.terminated > 0, p_terminated, 1.0 - p_terminated)
     return Foretold(
         (missed / moments(rows.next_obs - rows.obs)[1]).square().mean(0),
-        float(((reward - rows.reward) / moments(rows.reward[:, None])[1]).square().mean()),
-        float(F.binary_cross_entropy(p_terminated.clamp(0.0, 1.0), rows.terminated)),
+        ((reward - rows.reward) / moments(rows.reward[:, None])[1]).square().mean(),
+        -likely.clamp_min(1e-6).log().mean(),
     )
 
 
 def _spread_out(data: Transitions, n_envs: int) -> tuple[Transitions, Transitions]:
-    """All but every fifth block of BLOCK steps, and these: whatever jumps now and then does so in both."""
-    block = torch.arange(len(data.obs), device=data.obs.device) // (BLOCK * n_envs)
-    held = block % 5 == 4 if block[-1] >= 4 else block == block[-1]
+    """All rows but those of every fifth block, 5,000 at most, and these: what jumps now and then does so in both."""
+    steps = max(1, min(BLOCK, len(data.obs) // (BLOCKS * n_envs)))
+    block = torch.arange(len(data.obs), device=data.obs.device) // (steps * n_envs)
+    every = min(max(BLOCKS, math.ceil(len(data.obs) / HOLDOUT_ROWS)), int(block[-1]))
+    held = block % every == every - 1
     return data.at(~held), data.at(held)
 
 

@@ -76,10 +76,10 @@ def holdout_metrics(model: GaussianEnsemble, held: Transitions) -> dict[str, flo
     likely = (prediction.p_terminated.mean(0) > 0.5).float()
     next_obs, reward, said = model.known(held.obs, held.action, Outcome(centre[:, :-1], centre[:, -1], likely))
     truth = torch.cat([held.next_obs, held.reward[:, None]], dim=1)
-    told = torch.cat([model.seen, model.seen.new_ones(1)])
-    error = ((torch.cat([next_obs, reward[:, None]], dim=1) - truth) / model.y_std)[:, told]
+    scored = torch.cat([model.seen, model.seen.new_ones(1)])  # the reward always is
+    error = ((torch.cat([next_obs, reward[:, None]], dim=1) - truth) / model.y_std)[:, scored]
     spread = prediction.std.square().mean(0) + prediction.mean.var(0, correction=0)
-    covered = ((centre - truth).abs() <= Z90 * spread.sqrt())[:, told]
+    covered = ((centre - truth).abs() <= Z90 * spread.sqrt())[:, scored]
     hits, ended = float((said * held.terminated).sum()), held.terminated.any()
     return {
         "holdout_error": float(error.square().mean()),

@@ -48,6 +48,8 @@ def outdated(
     if (held & new & known).sum() < FEWEST:
         return [False] * lessons.shape[1], 0
     forgets, remembers = copy.deepcopy(model), copy.deepcopy(model)
+    for each in (forgets, remembers):
+        each.rows_at_choice.fill_(len(data.obs))  # they are held against each other, and choose nothing
     fits = [
         each.fit(data, rng=rng, lessons=taught, n_envs=n_envs)
         for each, taught in ((forgets, lessons), (remembers, lessons.clamp_min(ALMOST)))

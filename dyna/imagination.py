@@ -102,19 +102,16 @@ class HorizonError(NamedTuple):
 
 
 @torch.no_grad()
-def horizon_error(model: WorldModel, windows: Transitions, seen: Tensor | None = None) -> HorizonError:
+def horizon_error(model: WorldModel, windows: Transitions) -> HorizonError:
     """Replay the actions of real windows [B, L, .] in the model from each first observation, and score every depth.
 
     Members are propagated by their mean (Chua et al. 2018, section 5, "E"). The interval is that of the members'
     mixture, seen from the predicted state: at depth 1 it is plain calibration. The error is that of an exact reward,
-    where there is one; the interval is the model's own. Of a model that leaves numbers out those that are `seen` [S]
-    are scored.
+    where there is one; the interval is the model's own. What the model leaves out is not scored.
     """
     real = torch.cat([windows.next_obs, windows.reward.unsqueeze(2)], 2)
     scale = spread(real.flatten(0, 1))
-    told = torch.ones_like(scale, dtype=torch.bool)
-    if seen is not None:
-        told[:-1] = seen
+    scored = torch.cat([model.seen, model.seen.new_ones(1)])  # the reward always is
     squared, inside = [], []
     imagined = windows.obs[:, 0]
     for depth in range(real.shape[1]):
@@ -125,8 +122,8 @@ def horizon_error(model: WorldModel, windows: Transitions, seen: Tensor | None =
         next_obs, reward, _ = model.known(imagined, action, outcome)
         std = (prediction.std.square().mean(0) + prediction.mean.var(0, correction=0)).sqrt()
         error = (real[:, depth] - torch.cat([next_obs, reward[:, None]], 1)).abs()
-        squared.append((error / scale).square().mean(0)[told])
-        inside.append(((real[:, depth] - mean).abs() <= Z90 * std)[:, told].to(error.dtype).mean())
+        squared.append((error / scale).square().mean(0)[scored])
+        inside.append(((real[:, depth] - mean).abs() <= Z90 * std)[:, scored].to(error.dtype).mean())
         imagined = next_obs
     by_depth = torch.stack(squared)
     return HorizonError(by_depth[:, :-1].mean(1).sqrt(), by_depth[:, -1].sqrt(), torch.stack(inside))

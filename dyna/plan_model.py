@@ -74,7 +74,7 @@ class PlanModel:
 
     def _arrived(self, obs: Tensor, mean: Tensor) -> Tensor:
         next_obs = torch.addcmul(self.model.y_mean[:-1], mean, self.model.y_std[:-1])
-        return next_obs + obs if self._delta else next_obs
+        return next_obs + obs if self._delta else torch.where(self.model.seen, next_obs, obs)
 
     def _through(self, network: EnsembleMLP, layers: list[Layer], x: Tensor, outputs: int) -> Tensor:
         out = network.through(layers, x.to(self.dtype))

@@ -37,7 +37,8 @@ def set_units(model: GaussianEnsemble, data: Transitions, rewards: Tensor) -> No
         getattr(model, f"{kind}_mean").copy_(mean)
         getattr(model, f"{kind}_std").copy_(std)
     model.see(seen)
-    model.edge_mean.copy_(model.beyond_edges(data.next_obs).mean(0))  # most rows are far within: all but constants
+    if model.settings.centred_edges:  # most states are far within, which is as good as a large constant input
+        model.edge_mean.copy_(model.beyond_edges(data.next_obs).mean(0))
     size = float(rewards[0].abs())
     if size and (rewards == rewards[0]).all():
         model.change_std[-1] = size

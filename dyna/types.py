@@ -82,6 +82,11 @@ class WorldModel(Protocol):
         """How many times the model was fitted; imagined rows carry it."""
         ...
 
+    @property
+    def seen(self) -> Tensor:
+        """Which numbers of an observation the model foretells, bool [S]: others are left out."""
+        ...
+
     def fit(self, data: Transitions, *, rng: torch.Generator) -> dict[str, float]:
         """Learn from all real transitions; returns metrics for the logger."""
         ...

@@ -242,5 +242,5 @@ def units_of(model: GaussianEnsemble) -> kernels.Units:
         least=np.float32(math.exp(MIN_LOG_VAR)),
         most=np.float32(math.exp(MAX_LOG_VAR)),
         surplus=np.float32(model.log_oversampling),
-        delta=bool(model.delta),
+        carried=(model.delta | ~model.seen).numpy(),
     )

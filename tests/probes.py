@@ -37,6 +37,10 @@ class WalkModel:
     exact_reward: PerRow | None = None  # of next_obs; replaces the learned reward
     version: int = 0
 
+    @property
+    def seen(self) -> Tensor:
+        return torch.ones(self.offset.shape[1] - 1, dtype=torch.bool)
+
     def fit(self, data: Transitions, *, rng: torch.Generator) -> dict[str, float]:
         self.version += 1
         return {}

@@ -17,7 +17,7 @@ from dyna.world_model import EnsembleSettings, GaussianEnsemble
 
 FOLDS, BLOCKS = 2, 10
 ROUNDING = 1e-5  # of an observation: changes that do not rise above it are float32's
-SETTINGS = EnsembleSettings(members=3, elites=3, width=128, depth=2, target="delta", leave_out=False, max_updates=300)
+SETTINGS = EnsembleSettings(members=3, elites=3, width=128, depth=2, target="delta", max_updates=300)
 
 
 class Foreseen(NamedTuple):

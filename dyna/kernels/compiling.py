@@ -12,6 +12,7 @@ from numba import njit
 
 F = TypeVar("F", bound=Callable[..., Any])
 Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Random = npt.NDArray[np.uint64]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dyna.kernels.compiling import Floats, compiled
+from dyna.kernels.compiling import Flags, Floats, compiled
 
 ONE, HALF = np.float32(1), np.float32(0.5)
 LOG_SQRT_2PI = np.float32(0.5 * math.log(2 * math.pi))
@@ -34,7 +34,7 @@ class Units(NamedTuple):
     least: np.float32  # variance of a normalised target
     most: np.float32  # another one
     surplus: np.float32  # of terminal rows in training batches, log odds
-    delta: bool  # whether the state networks say changes
+    carried: Flags  # [S] of which the state networks say a change, or nothing
 
 
 @compiled
@@ -104,7 +104,7 @@ def arrive(t: int, head: Floats, noise: Floats, x: Floats, units: Units, led: bo
             z[row, i] = x[row, i]
         for i in range(size):
             mean = head[row, i] * units.y_std[i] + units.y_mean[i]
-            if units.delta:
+            if units.carried[i]:
                 mean += obs[t, row, i]
             variance = units.least + units.most / (ONE + math.exp(-head[row, size + i]) * units.most)
             obs[t + 1, row, i] = mean + math.sqrt(variance) * units.y_std[i] * noise[t, row, i]
@@ -125,7 +125,7 @@ def arrive_back(t: int, by_z: Floats, units: Units, by_obs: Floats, by_mean: Flo
         for i in range(size):
             slope = by_obs[t + 1, row, i] + by_z[row, seen + i] / units.x_std[i]
             by_mean[row, i] = slope * units.y_std[i]
-            if units.delta:
+            if units.carried[i]:
                 by_obs[t, row, i] += slope
 
 

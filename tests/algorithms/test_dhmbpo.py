@@ -1,5 +1,6 @@
 """Laws of DHMBPO; that it learns is shown in tests/benchmarks."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
@@ -168,6 +169,7 @@ class Rattling(gym.ObservationWrapper[np.ndarray, np.ndarray, np.ndarray]):
 def test_an_agent_does_not_see_what_its_model_leaves_out(led: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choices, "FEW", 400)
     rattling = {**TINY, "learning_starts": 450, "buffer_size": 451 if led else 900, "model_every": 20}
+    rattling["world_model"] = dataclasses.replace(TINY["world_model"], leave_out=True)
     agent = DHMBPO(env=Rattling(gym.make("Pendulum-v1")), **rattling).learn(475)
     assert agent.leads == led and agent.world_model.version == 2
     assert agent.world_model.seen.tolist() == [True] * 3 + [False] * 30

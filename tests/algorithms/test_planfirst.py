@@ -660,6 +660,7 @@ def test_a_suspicion_outlives_a_refit_that_comes_too_early_to_judge_it() -> None
 
 def test_an_alarm_for_a_head_dates_the_change() -> None:
     agent = gated(refit_on_alarm=True, model_every=10**6).learn(120)
+    agent.changes.suspected.clear()  # of what the run itself may have been surprised by
     outcomes, verdict = agent.configurator.detectors, SimpleNamespace(alarms=["reward", "critic"])
     outcomes.ages[:] = torch.tensor([3, 9, 0, 1])
     with pytest.MonkeyPatch.context() as patch:
