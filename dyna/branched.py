@@ -56,9 +56,7 @@ class BranchedDyna(DynaMixin):
         self.model_every, self.rollouts, self.model_lifetime = model_every, rollouts, model_lifetime
         self.reward_unit = 1.0  # environment units in one of the learner's
         if getattr(world_model, "leave_out", False):
-            raise UserError(
-                "world_model.leave_out must be false, got true: the policy would see what its model does not"
-            )
+            raise UserError("world_model.leave_out must be false, got true: the policy sees more than its model would")
         self.settle(
             world_model=world_model,
             truncate=truncate,

@@ -53,17 +53,16 @@ def choose(model: GaussianEnsemble, data: Transitions, rng: torch.Generator, n_e
     if len(data.obs) < GROWTH * int(model.rows_at_choice):
         return
     model.rows_at_choice.fill_(len(data.obs))
-    before, resting = model.seen, None
+    before = model.seen
+    resting = torch.zeros_like(before)
     if model.may_leave_out and len(data.obs) >= FEW:
         resting = at_rest(data.obs) | ~before  # a foot that stands feels other forces at each step
-    asked = resting is not None and bool(resting.any())
-    if not asked:
-        model.see(torch.ones_like(before))
+    asked = bool(resting.any())
     if not asked and model.settings.target != "auto":
         return
     with torch.random.fork_rng():  # new weights come from torch's global generator, which is the learner's
         torch.manual_seed(int(torch.randint(2**31, (), generator=rng, device=rng.device)))
-        if resting is not None and asked:
+        if asked:
             model.see(_numbers(model, data, resting, rng, n_envs))
         if model.settings.target == "auto":
             _choose_target(model, data, rng, n_envs, known=bool(model.fits) and torch.equal(model.seen, before))

@@ -216,6 +216,7 @@ def test_no_model_is_fitted_before_there_is_something_to_learn_from() -> None:
             {"truncate": "infoprop", "world_model": EnsembleSettings(elites=1)},
             "truncate=Infoprop compares the members .*: world_model.elites must be at least 2, got 1",
         ),
+        ({"world_model": EnsembleSettings(leave_out=True)}, "world_model.leave_out must be false, got true"),
         ({"use_sde": True}, "use_sde=True"),
         ({"policy": SACPolicy}, "got SACPolicy"),
         ({"optimize_memory_usage": True}, "optimize_memory_usage=True"),
