@@ -181,6 +181,7 @@ def _probe(
         depth=2,
         width=min(128, model.settings.width),
         outcome_states="real",
+        centred_edges=True,  # 300 steps would not do
     )
     probe = type(model)(model.obs_size, model.action_size, small, device=model.x_mean.device)
     probe.see(seen)
