@@ -19,7 +19,7 @@ from dyna import agents, envs, limits, plain, registry, runs
 from dyna.config import RunConfig
 from dyna.errors import UserError
 from dyna.generators import stream
-from dyna.guard import ENDS, EnvironmentFailed, raised
+from dyna.guard import EnvironmentFailed, Guarded
 from dyna.progress import say
 from dyna.restarts import ATTEMPTS, DROPPED
 from dyna.tabular import TabularAlgorithm
@@ -234,17 +234,6 @@ def _film(video: Path | None, options: dict[str, Any], env: VecEnv) -> Iterator[
     fps: float = env.metadata.get("render_fps") or 30  # type: ignore[assignment]
     options |= {"duration": 1000 / fps} if Path(video).suffix == ".gif" else {"fps": fps}
     Path(video).parent.mkdir(parents=True, exist_ok=True)
-    with imageio.get_writer(video, **options) as writer:
-        yield lambda: writer.append_data(_frame(env))  # type: ignore[attr-defined]
-
-
-def _frame(env: VecEnv) -> np.ndarray:
-    """A picture [height, width, 3] of the environment; raises EnvironmentFailed where it makes none."""
-    name = type(envs.monitors(env)[0].unwrapped).__name__
-    try:
-        frame = env.get_images()[0]  # not render, which wants pictures to lay side by side
-    except ENDS as error:  # the environment's own code
-        raise EnvironmentFailed(f"{name}.render {raised(error)}") from error
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-        raise EnvironmentFailed(f"{name}.render returned {type(frame).__name__}, where rgb_array asks for a picture")
-    return frame
+    writer, filmed = imageio.get_writer(video, **options), envs.layers(env, Guarded)[0]
+    with writer:
+        yield lambda: writer.append_data(filmed.render())

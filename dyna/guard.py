@@ -52,10 +52,8 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result = self.env.reset(**kwargs)
             wrong = _misshapen(result, "obs, info") or fault(self._observations, result[0])
-        except KeyboardInterrupt as interrupt:
-            raise Interrupted(self._told("reset", raised(interrupt))) from interrupt
-        except ENDS as error:
-            raise self._failed("reset", raised(error)) from error
+        except (*ENDS, KeyboardInterrupt) as error:
+            raise self._raised("reset", error) from error
         if wrong:
             raise self._failed("reset", f"returned {wrong}")
         return self._own(result[0]), result[1]
@@ -71,11 +69,19 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
                 obs, reward, terminated, truncated, info = result
                 told = {key: value for key, value in info.items() if key != MONITORS}
                 return self._own(obs), float(reward), bool(terminated), bool(truncated), told
-        except KeyboardInterrupt as interrupt:
-            raise Interrupted(self._told(f"step({shown(action)})", raised(interrupt))) from interrupt
-        except ENDS as error:
-            raise self._failed(f"step({shown(action)})", raised(error)) from error
+        except (*ENDS, KeyboardInterrupt) as error:
+            raise self._raised(f"step({shown(action)})", error) from error
         raise self._failed(f"step({shown(action)})", f"returned {wrong}")
+
+    def render(self) -> Any:
+        """Gymnasium's render; with rgb_array a picture [height, width, 3]."""
+        try:
+            frame = self.env.render()
+        except (*ENDS, KeyboardInterrupt) as error:
+            raise self._raised("render", error) from error
+        if self.render_mode == "rgb_array" and not (isinstance(frame, np.ndarray) and frame.ndim == 3):
+            raise self._failed("render", f"returned {type(frame).__name__}, where rgb_array asks for a picture")
+        return frame
 
     def close(self) -> None:
         """Gymnasium's close; what it raises is said, for nothing depends on it any more."""
@@ -104,11 +110,13 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any]):
         name = type(self.unwrapped).__name__
         raise ActionRefused(f"{name} was handed the action {shown(action)}, which is not in its action_space {space}")
 
-    def _failed(self, call: str, what: str) -> EnvironmentFailed:
-        return EnvironmentFailed(self._told(call, what))
+    def _raised(self, call: str, error: BaseException) -> BaseException:
+        """What is raised in the place of what the environment's own code raised."""
+        failed = self._failed(call, raised(error))
+        return Interrupted(str(failed)) if isinstance(error, KeyboardInterrupt) else failed
 
-    def _told(self, call: str, what: str) -> str:
-        return f"{type(self.unwrapped).__name__}.{call} {what}"
+    def _failed(self, call: str, what: str) -> EnvironmentFailed:
+        return EnvironmentFailed(f"{type(self.unwrapped).__name__}.{call} {what}")
 
 
 def fault(space: spaces.Space[Any], obs: Any, name: str = "") -> str | None:
