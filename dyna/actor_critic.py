@@ -33,7 +33,6 @@ class StackedCritic(BaseModel):
         self, plain: ContinuousCritic, net_arch: list[int], activation_fn: type[nn.Module], layer_norm: bool = False
     ) -> None:
         super().__init__(plain.observation_space, plain.action_space, features_extractor=plain.features_extractor)
-        self.share_features_extractor = plain.share_features_extractor
         weights = plain.features_extractor.parameters()
         # such features are the actor's to learn: as in SB3, values have no slope by the state then
         self.looks_through_the_actor = plain.share_features_extractor and any(True for _ in weights)

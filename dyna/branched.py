@@ -55,8 +55,6 @@ class BranchedDyna(DynaMixin):
         self.schedule = MBPOSchedule(*lengths)
         self.model_every, self.rollouts, self.model_lifetime = model_every, rollouts, model_lifetime
         self.reward_unit = 1.0  # environment units in one of the learner's
-        if getattr(world_model, "leave_out", False):
-            raise UserError("world_model.leave_out must be false, got true: the policy sees more than its model would")
         self.settle(
             world_model=world_model,
             truncate=truncate,
@@ -65,6 +63,8 @@ class BranchedDyna(DynaMixin):
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
+        if world_model.leave_out:
+            raise UserError("world_model.leave_out must be false, got true: the policy sees more than its model would")
         super().__init__(policy, env, **learner)  # type: ignore[arg-type]  # None while SB3 loads
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
